@@ -1,0 +1,1 @@
+"""Tenantry: a management layer for hosting many Django sites that share a codebase."""

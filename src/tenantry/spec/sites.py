@@ -1,0 +1,156 @@
+"""What a node needs to know to serve a site: the desired state as `agent_v1.desired` hands it out.
+
+The shapes are frozen; `*.from_document` checks every value it takes over, because what it builds ends in paths
+and in nginx's and uWSGI's files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from tenantry.spec.errors import InvalidDocument, InvalidName
+from tenantry.spec.names import Fqdn, Slug, parse_hostname, parse_slug
+
+
+class Mode(StrEnum):
+    """How a site answers its visitors."""
+
+    LIVE = "live"
+    READ_ONLY = "read_only"
+    MAINTENANCE = "maintenance"
+    PAUSED = "paused"
+
+
+class Runtime(StrEnum):
+    """How a site's processes live (DESIGN, runtimes)."""
+
+    ALWAYS_ON = "always_on"
+    ON_DEMAND = "on_demand"
+    POOLED = "pooled"
+
+
+class SiteState(StrEnum):
+    """What a node says of a site it was told to serve."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    FAILED = "failed"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseName:
+    """`<project slug>-<number>`: the directory under `releases/`."""
+
+    project: Slug
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> "ReleaseName":
+        project, _, number = text.rpartition("-")
+        if not number.isascii() or not number.isdigit() or number.startswith("0"):
+            raise InvalidName("release", "A release is written «project-number», for example «demo-3».")
+        return cls(parse_slug(project, field="release"), int(number))
+
+    def __str__(self) -> str:
+        return f"{self.project}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSpec:
+    """The build a site runs. `static` is a path relative to the release's directory, or None."""
+
+    name: ReleaseName
+    digest: str
+    wsgi: str
+    settings: str
+    manage: str
+    static: str | None
+    serve_media: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSpec:
+    """One site as a node should serve it. `sealed` holds the secrets, readable with the platform key only."""
+
+    slug: Slug
+    number: int
+    project_number: int
+    revision: int
+    generation: int
+    mode: Mode
+    runtime: Runtime
+    processes: int
+    threads: int
+    release: ReleaseSpec
+    health_path: str
+    hostnames: tuple[Fqdn, ...]
+    database: str
+    sealed: str
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "SiteSpec":
+        """Build from one entry of `agent_v1.desired`; raises `InvalidDocument` naming the site and the key."""
+        slug = document.get("slug")
+        try:
+            release = document["release"]
+            return cls(
+                slug=parse_slug(document["slug"]),
+                number=_positive(document, "number"),
+                project_number=_positive(document, "project_number"),
+                revision=_positive(document, "revision"),
+                generation=_positive(document, "generation"),
+                mode=Mode(document["mode"]),
+                runtime=Runtime(document["runtime"]),
+                processes=_positive(document, "processes"),
+                threads=_positive(document, "threads"),
+                release=ReleaseSpec(
+                    name=ReleaseName.parse(release["name"]),
+                    digest=str(release["digest"]),
+                    wsgi=str(release["wsgi"]),
+                    settings=str(release["settings"]),
+                    manage=str(release["manage"]),
+                    static=_inner_path(release["static"]),
+                    serve_media=bool(release["serve_media"]),
+                ),
+                health_path=_url_path(document["health_path"]),
+                hostnames=tuple(sorted(parse_hostname(name) for name in document["hostnames"])),
+                database=_database(document),
+                sealed=str(document["sealed"]),
+            )
+        except KeyError as error:
+            raise InvalidDocument(f"site {slug!r}: the key {error} is missing") from error
+        except (InvalidName, ValueError, TypeError, AttributeError) as error:
+            raise InvalidDocument(f"site {slug!r}: {error}") from error
+
+
+def _positive(document: Mapping[str, Any], key: str) -> int:
+    value = document[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidDocument(f"{key} must be a positive integer, not {value!r}")
+    return value
+
+
+def _database(document: Mapping[str, Any]) -> str:
+    expected = f"site_{document['number']}"
+    if document["database"] != expected:
+        raise InvalidDocument(f"database must be {expected}, not {document['database']!r}")
+    return expected
+
+
+def _inner_path(value: str | None) -> str | None:
+    """A relative path that stays inside its directory, or None."""
+    if value is None:
+        return None
+    parts = value.split("/")
+    if not value or value.startswith("/") or ".." in parts or "\0" in value or "\n" in value:
+        raise InvalidDocument(f"static must be a path inside the release, not {value!r}")
+    return value
+
+
+def _url_path(value: str) -> str:
+    """An absolute URL path of printable ASCII: it is sent in the node's own health request."""
+    if not value.startswith("/") or not value.isascii() or not value.isprintable() or " " in value or len(value) > 500:
+        raise InvalidDocument(f"health_path must be an absolute path of printable ASCII, not {value!r}")
+    return value
