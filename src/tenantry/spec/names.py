@@ -1,4 +1,4 @@
-"""Names that people type: parsed once, here; what these functions return is safe in a path, an ini and an SQL identifier.
+"""Names that people type: parsed once, here. What these functions return is safe in a path, an ini and in SQL.
 
 `parse_*` return the canonical form or raise `InvalidName` with a message for the person. Nothing else in the
 platform decides what a valid name is. Renderers accept only `Slug`, `Fqdn` and integers.
@@ -24,7 +24,25 @@ _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*\Z")
 
 RESERVED_SLUGS = frozenset(
-    ["all", "admin", "api", "dashboard", "default", "health", "healthz", "localhost", "media", "metrics", "none", "platform", "readyz", "static", "tenantry", "test-probe"]
+    {
+        "all",
+        "admin",
+        "api",
+        "dashboard",
+        "default",
+        "health",
+        "healthz",
+        "localhost",
+        "media",
+        "metrics",
+        "new",
+        "none",
+        "platform",
+        "readyz",
+        "static",
+        "template",
+        "tenantry",
+    }
 )
 RESERVED_HOSTNAMES = frozenset({"localhost", "tenantry.localhost", "dashboard.localhost"})
 # Variables that decide which code runs or which site a process believes to be: people may not set them.
@@ -58,7 +76,7 @@ def parse_slug(text: str, *, field: str = "slug") -> Slug:
     if not _SLUG.match(text) or "--" in text:
         raise InvalidName(
             field,
-            "A slug begins with a letter a-z, goes on with a-z, 0-9 and single hyphens, and ends with a letter or digit.",
+            "A slug begins with a letter a-z, goes on with a-z, 0-9 and single hyphens, and ends with none.",
         )
     if text in RESERVED_SLUGS:
         raise InvalidName(field, f"«{text}» is reserved for the platform; choose another slug.")
