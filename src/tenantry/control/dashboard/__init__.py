@@ -1,0 +1,1 @@
+"""The dashboard: HTML over the same services and queries as the API."""

@@ -1,0 +1,1 @@
+"""Durable jobs (procrastinate): the slow work that follows a committed change."""

@@ -1,0 +1,13 @@
+"""Where each surface is mounted."""
+
+from django.urls import include, path
+
+from tenantry.control import probes
+from tenantry.control.api.v1 import api
+
+urlpatterns = [
+    path("healthz", probes.healthz),
+    path("readyz", probes.readyz),
+    path("api/v1/", api.urls),
+    path("", include("tenantry.control.dashboard.urls")),
+]
