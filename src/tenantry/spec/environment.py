@@ -29,13 +29,13 @@ class DatabaseAccess:
 
     @property
     def url(self) -> str:
-        """`postgres://user:password@/name?host=…&port=…`.
+        """`postgresql://user:password@/name?host=…&port=…`.
 
         The host travels as a parameter: libpq, dj-database-url and django-environ all read that form, while a
         percent-encoded host between @ and / reaches Django still encoded through django-environ.
         """
         return (
-            f"postgres://{quote(self.user, safe='')}:{quote(self.password, safe='')}@/{quote(self.name, safe='')}"
+            f"postgresql://{quote(self.user, safe='')}:{quote(self.password, safe='')}@/{quote(self.name, safe='')}"
             f"?host={quote(self.host, safe='')}&port={self.port}"
         )
 
@@ -52,15 +52,19 @@ class CacheAccess:
     @property
     def redis_url(self) -> str:
         """The form of redis-py's `from_url` (and of Django's `LOCATION`)."""
-        return f"unix://{quote(self.user, safe='')}:{quote(self.password, safe='')}@{quote(self.socket)}?db=0"
+        return f"unix://{self._address}?db=0"
 
     @property
     def cache_url(self) -> str:
-        """The form of django-environ's `cache_url`; `key_prefix` is what the user's rights are limited to."""
-        return (
-            f"rediscache://{quote(self.socket)}?db=0&username={quote(self.user, safe='')}"
-            f"&password={quote(self.password, safe='')}&key_prefix={quote(self.prefix, safe='')}"
-        )
+        """The form of django-environ's `cache_url`, which makes of it a `LOCATION` with user and password in it.
+
+        `key_prefix` is what the user's rights are limited to.
+        """
+        return f"redis://{self._address}?key_prefix={quote(self.prefix, safe='')}"
+
+    @property
+    def _address(self) -> str:
+        return f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@{quote(self.socket)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ def _cache(cache: CacheAccess | None) -> dict[str, str]:
         "CACHE_URL": cache.cache_url,
         "REDIS_URL": cache.redis_url,
         "TENANTRY_CACHE_PREFIX": cache.prefix,
+        "TENANTRY_REDIS_URL": cache.redis_url,  # people may point REDIS_URL elsewhere; this one stays
     }
 
 
