@@ -1,0 +1,47 @@
+"""The module that every process of a site loads: `django_tenantry.wsgi:application`.
+
+It is the project's own WSGI application, named by TENANTRY_WSGI. Keep this module thin: its imports are part of the
+time between creating a site and its first answer.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from django_tenantry.errors import ApplicationNotFound
+from django_tenantry.prefix import enforce_cache_prefix
+
+WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def load_application(name: str) -> WSGIApplication:
+    """Return the WSGI application called `name`, written `module:attribute`; the attribute defaults to `application`.
+
+    An empty name gives Django's own, for DJANGO_SETTINGS_MODULE. Raises `ApplicationNotFound` when there is no such
+    module or attribute, or it cannot be called; what the module itself raises while it is imported passes unchanged.
+    """
+    if not name:
+        from django.core.wsgi import get_wsgi_application
+
+        return cast(WSGIApplication, get_wsgi_application())
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module exists; something that it imports does not
+        raise ApplicationNotFound(
+            f"TENANTRY_WSGI is «{name}», but there is no module {error.name}. Give the project's WSGI application as "
+            "«module:attribute», for example «shop.wsgi:application»."
+        ) from error
+    application = getattr(module, attribute or "application", None)
+    if not callable(application):
+        raise ApplicationNotFound(
+            f"TENANTRY_WSGI is «{name}», but {module_name} has no WSGI application called {attribute or 'application'}."
+        )
+    return cast(WSGIApplication, application)
+
+
+enforce_cache_prefix()
+application = load_application(os.environ.get("TENANTRY_WSGI", ""))
