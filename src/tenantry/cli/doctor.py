@@ -1,0 +1,221 @@
+"""`tenantry doctor`: what is wrong, and what to do. Every check answers; none stops the others."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+
+from tenantry.cli.client import path
+from tenantry.cli.command import Session, command, noun
+from tenantry.cli.documents import Node
+from tenantry.cli.errors import CliError
+from tenantry.cli.output import ago, paint, printable
+
+app = noun("doctor", "What is wrong, and what to do.")
+
+PROGRAM_SECONDS = 5
+LEAST_POSTGRESQL = 15
+LEAST_FREE_BYTES = 1 << 30  # below this a build or a dump fails soon
+LOW_FREE_BYTES = 5 << 30
+GIBIBYTE = 1 << 30
+SOCKET_PATH_HOME_MAX = 46  # longer homes push unix socket paths over the kernel's 107 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's outcome: `state` is ok, warning or failed; `advice` says what to do unless it is ok."""
+
+    check: str
+    state: str
+    message: str
+    advice: str = ""
+
+
+@command(app, "doctor", example="tenantry doctor --json")
+def doctor(session: Session) -> None:
+    """Check the platform and this machine; say what to do about what is wrong.
+
+    Exit code 1 when a check failed; warnings alone are no failure.
+    """
+    findings = list(examine(session))
+    document = {"ok": all(one.state != "failed" for one in findings), "findings": [asdict(one) for one in findings]}
+    session.output.result(document, lambda: _show(session, findings))
+    if not document["ok"]:
+        raise typer.Exit(1)
+
+
+def examine(session: Session) -> Iterator[Finding]:
+    """Run every check, in the order in which one would repair."""
+    yield check_home(session.home)
+    yield check_disk(session.home)
+    yield check_nginx()
+    yield check_postgresql()
+    yield check_uwsgi()
+    yield check_redis()
+    reachable = _asking("api", lambda: _check_api(session))
+    yield reachable
+    if reachable.state == "failed":
+        return
+    yield _asking("ready", lambda: _check_ready(session))
+    yield _asking("token", lambda: _check_token(session))
+    try:
+        nodes: list[Node] = session.client.items(path("nodes"))
+    except CliError as error:
+        yield Finding("nodes", "failed", str(error), error.advice)
+        return
+    if not nodes:
+        yield Finding("nodes", "failed", "no node has joined", "See logs/agent.log; run bin/up.")
+    for node in nodes:
+        yield check_node(node)
+
+
+def check_home(home: Path) -> Finding:
+    """The platform's directory exists, can be used, and its name is short enough for sockets."""
+    if not home.is_dir():
+        return Finding("home", "warning", f"{home} does not exist", "Right on another machine; else run bin/up.")
+    if len(os.fsencode(home.resolve())) > SOCKET_PATH_HOME_MAX:
+        return Finding(
+            "home",
+            "failed",
+            f"{home} is longer than {SOCKET_PATH_HOME_MAX} bytes",
+            "Move the platform: bin/up --home DIR.",
+        )
+    if not os.access(home, os.R_OK | os.X_OK):
+        return Finding("home", "warning", f"{home} is not readable for you", "Run this as the user who ran bin/up.")
+    return Finding("home", "ok", str(home))
+
+
+def check_disk(home: Path) -> Finding:
+    """There is room for a build and a dump where the platform lives."""
+    place = home
+    while not place.exists():
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    message = f"{usage.free / GIBIBYTE:.1f} GiB of {usage.total / GIBIBYTE:.1f} GiB free at {place}"
+    advice = "Remove releases and dumps that are not needed, or give the disk more room."
+    if usage.free < LEAST_FREE_BYTES:
+        return Finding("disk", "failed", message, advice)
+    return Finding("disk", "warning" if usage.free < LOW_FREE_BYTES else "ok", message, advice)
+
+
+def check_nginx() -> Finding:
+    """nginx is installed."""
+    return _check_program("nginx", _which("nginx"), "-v", r"nginx/([\d.]+)", "apt-get install nginx-light")
+
+
+def check_redis() -> Finding:
+    """A Redis server is installed."""
+    return _check_program("redis", _which("redis-server"), "--version", r"v=([\d.]+)", "apt-get install redis-server")
+
+
+def check_postgresql() -> Finding:
+    """PostgreSQL of a version that is new enough is installed."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_number_of, reverse=True)
+    program = str(debian[0]) if debian else _which("postgres")
+    install = f"apt-get install postgresql (at least {LEAST_POSTGRESQL})"
+    found = _check_program("postgresql", program, "--version", r"PostgreSQL\) ([\d.]+)", install)
+    if found.state == "ok" and int(found.message.split(".")[0].split()[0]) < LEAST_POSTGRESQL:
+        return Finding("postgresql", "failed", f"{found.message} is too old", install)
+    return found
+
+
+def check_uwsgi() -> Finding:
+    """uWSGI is in the platform's virtualenv."""
+    try:
+        return Finding("uwsgi", "ok", version("pyuwsgi"))
+    except PackageNotFoundError:
+        return Finding(
+            "uwsgi", "failed", "not installed in this virtualenv", "Run bin/up: it installs what is missing."
+        )
+
+
+def check_node(node: Node) -> Finding:
+    """The node speaks, has applied everything, and serves every site it was given."""
+    name = f"node {node['name']}"
+    spoke = f"last contact {ago(node['last_contact'])}"
+    if node["state"] in BAD_STATES or not node["last_contact"]:
+        return Finding(
+            name, "failed", f"{node['state']}, {spoke}", "Is its agent running? See logs/agent.log; run bin/up."
+        )
+    if node["failed"]:
+        advice = "See «tenantry site list --status failed» and «tenantry site show SLUG»."
+        return Finding(name, "warning", f"{node['failed']} of {node['sites']} sites failed, {spoke}", advice)
+    if node["lag"]:
+        return Finding(
+            name, "warning", f"{node['lag']} revisions behind, {spoke}", "Wait; if it stays, see logs/agent.log."
+        )
+    bad = [condition for condition in node["conditions"] if str(condition.get("status")).lower() in ("false", "failed")]
+    if bad:
+        reasons = "; ".join(f"{one.get('type')}: {one.get('message')}" for one in bad)
+        return Finding(name, "warning", reasons, f"See «tenantry node show {node['name']}».")
+    return Finding(name, "ok", f"{node['sites']} sites, {spoke}")
+
+
+BAD_STATES = ("lost", "silent", "down", "failed", "unknown")
+
+
+def _check_api(session: Session) -> Finding:
+    session.client.get("/healthz")
+    return Finding("api", "ok", session.client.connection.url)
+
+
+def _check_ready(session: Session) -> Finding:
+    session.client.get("/readyz")
+    return Finding("ready", "ok", "database reachable, migrations applied")
+
+
+def _check_token(session: Session) -> Finding:
+    session.client.get(path("whoami"))
+    return Finding("token", "ok", f"accepted, from {session.client.connection.source}")
+
+
+def _asking(check: str, ask: Callable[[], Finding]) -> Finding:
+    try:
+        return ask()
+    except CliError as error:
+        return Finding(check, "failed", str(error), error.advice)
+
+
+def _check_program(check: str, program: str | None, option: str, pattern: str, install: str) -> Finding:
+    """Run `program` and read its version out of what it prints."""
+    if program is None:
+        return Finding(check, "failed", "not found", f"Run bin/up, or: {install}.")
+    try:
+        done = subprocess.run([program, option], capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(check, "failed", f"{program} does not run: {error}", f"Run bin/up, or: {install}.")
+    found = re.search(pattern, done.stdout + done.stderr)
+    if found is None:
+        return Finding(check, "warning", f"{program} does not tell its version", f"{install}.")
+    return Finding(check, "ok", f"{found.group(1)} ({program})")
+
+
+def _which(name: str) -> str | None:
+    """Where a program is; Debian keeps servers in sbin, which is not on everybody's path."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
+
+
+def _number_of(place: Path) -> float:
+    text = place.parts[-3]
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
+
+
+def _show(session: Session, findings: list[Finding]) -> None:
+    marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+    width = max(len(one.check) for one in findings)
+    for one in findings:
+        mark, colour = marks[one.state]
+        print(f"{paint(mark, colour, sys.stdout)} {one.check.ljust(width)}  {printable(one.message)}")
+        if one.state != "ok" and one.advice:
+            print(f"  {' ' * width}  {paint(printable(one.advice), 'dim', sys.stdout)}")
+    failed = sum(one.state == "failed" for one in findings)
+    warned = sum(one.state == "warning" for one in findings)
+    session.output.line()
+    session.output.line("All is well." if not failed and not warned else f"{failed} failed, {warned} warnings.")

@@ -1,0 +1,103 @@
+"""The API's documents as the CLI reads them. The OpenAPI document is the authority; these name the keys used here."""
+
+from typing import Any, NotRequired, TypedDict
+
+Document = dict[str, Any]
+
+
+class Project(TypedDict):
+    name: str
+    number: int
+    source: str
+    settings: str | None
+    wsgi: str | None
+    python: str | None
+    health_path: str
+    serve_media: bool
+    environment_names: list[str]
+    current_release: str | None
+    sites: int
+    created_at: str
+
+
+class Release(TypedDict):
+    name: str
+    project: str
+    number: int
+    status: str
+    step: str | None
+    error: str | None
+    log_tail: str | None
+    digest: str | None
+    commit: str | None
+    python: str | None
+    django: str | None
+    wsgi: str | None
+    settings: str | None
+    static: str | None
+    created_at: str
+    finished_at: str | None
+
+
+class SiteOnNode(TypedDict):
+    node: str
+    revision: int
+    generation: int
+    state: str
+    message: str | None
+    log: str | None
+    reported_at: NotRequired[str | None]
+
+
+class Site(TypedDict):
+    slug: str
+    number: int
+    project: str
+    release: str | None
+    status: str
+    error: str | None
+    mode: str
+    runtime: str
+    generation: int
+    revision: int
+    processes: int
+    threads: int
+    hostnames: list[str]
+    url: str | None
+    environment_names: list[str]
+    created_at: str
+    updated_at: str
+    nodes: list[SiteOnNode]
+
+
+class Convergence(TypedDict):
+    site: str
+    revision: int
+    converged: bool
+    status: str
+    error: str | None
+    nodes: list[SiteOnNode]
+
+
+class Node(TypedDict):
+    name: str
+    state: str
+    last_contact: str | None
+    epoch: str | None
+    revision: int
+    lag: int
+    digest: str | None
+    conditions: list[Document]
+    sites: int
+    failed: int
+
+
+class Change(TypedDict):
+    revision: int
+    epoch: str
+    type: str
+    site: str | None
+    project: str | None
+    actor: str
+    metadata: Document
+    timestamp: str

@@ -1,0 +1,125 @@
+"""`tenantry event`: the log of changes."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from tenantry.cli.client import Client, path
+from tenantry.cli.command import Session, command, noun
+from tenantry.cli.documents import Change, Document
+from tenantry.cli.errors import Unreachable
+from tenantry.cli.output import ago
+
+app = noun("event", "The log of changes.")
+
+SILENCE_SECONDS = 60.0  # the server sends a comment more often than this
+RETRY_SECONDS = 1.0
+RETRIES = 30  # half a minute: a restart of the platform passes unseen, a platform that is down is reported
+
+
+@command(app, "list", example="tenantry event list --limit 50")
+def list_(
+    session: Session,
+    since: Annotated[
+        int | None, typer.Option("--since", min=0, metavar="REVISION", help="Only later ones.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+) -> None:
+    """List changes, the latest last."""
+    changes: list[Change] = session.client.items(path("changes"), {"since": since, "limit": limit}, limit=limit)
+    changes.sort(key=lambda change: change["revision"])
+    rows = [
+        (
+            change["revision"],
+            change["type"],
+            change["site"] or change["project"],
+            change["actor"],
+            ago(change["timestamp"]),
+            _brief(change["metadata"]),
+        )
+        for change in changes
+    ]
+
+    def show() -> None:
+        session.output.table(
+            ("revision", "type", "of", "by", "when", "details"),
+            rows,
+            "Nothing has changed yet.",
+            keep=("revision", "type", "when"),
+        )
+
+    session.output.result(changes, show)
+
+
+@command(app, "follow", example="tenantry event follow --json | jq .type")
+def follow(session: Session) -> None:
+    """Print changes as they happen, and what nodes report of them, until Ctrl-C. With --json, one document a line."""
+    for kind, document in stream(session.client):
+        session.output.entry(document, _line(kind, document))
+
+
+def stream(client: Client) -> Iterator[tuple[str, Document]]:
+    """The server-sent events: (kind, document). Goes on where it was after a broken connection.
+
+    Raises `Unreachable` when the platform does not answer at the first try, or not for `RETRIES` tries later.
+    """
+    last_id = ""
+    failures = 0
+    answered = False
+    while True:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        try:
+            for identity, kind, document in _events(client, headers):
+                last_id = identity or last_id
+                answered, failures = True, 0
+                if document is not None:
+                    yield kind, document
+        except Unreachable:
+            if not answered or failures >= RETRIES:
+                raise
+        failures += 1
+        answered = True
+        time.sleep(RETRY_SECONDS)
+
+
+def _events(client: Client, headers: dict[str, str]) -> Iterator[tuple[str, str, Document | None]]:
+    """Parse `text/event-stream`: (id, kind, data) for each event; data is None for a comment that keeps alive."""
+    identity, kind, data = "", "message", list[str]()
+    for line in client.lines(path("events"), headers=headers, silence=SILENCE_SECONDS):
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        match name:
+            case "" if line:
+                yield "", "comment", None
+            case "":
+                if data:
+                    yield identity, kind, json.loads("\n".join(data))
+                identity, kind, data = "", "message", []
+            case "id":
+                identity = value
+            case "event":
+                kind = value
+            case "data":
+                data.append(value)
+
+
+def _line(kind: str, document: Document) -> str:
+    subject = document.get("site") or document.get("project") or document.get("node") or ""
+    what = document.get("type") or kind
+    parts = [
+        f"{document.get('revision', '')!s:>7}",
+        f"{what:<20}",
+        f"{subject:<20}",
+        _brief(document.get("metadata") or {}),
+    ]
+    return "  ".join(parts).rstrip()
+
+
+def _brief(metadata: Document) -> str:
+    """Metadata as `name=value` words; longer values are for --json."""
+    return " ".join(
+        f"{name}={value}" for name, value in metadata.items() if isinstance(value, str | int | float | bool)
+    )

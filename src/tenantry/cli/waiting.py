@@ -1,0 +1,177 @@
+"""`--wait`: staying with work that goes on after the API's answer, until it is done, failed, or the time is over."""
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from tenantry.cli.client import LONG_POLL_SECONDS, Client, path
+from tenantry.cli.documents import Convergence, Release, SiteOnNode
+from tenantry.cli.errors import NotFound, StillWorking, WorkFailed
+from tenantry.cli.output import Output, paint, printable, took, wants_colour
+
+SITE_SECONDS = 60
+BUILD_SECONDS = 1800  # a cold build downloads every package
+BUILD_POLL_SECONDS = 0.5
+FINISHED = ("ready", "failed")
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the work is done, not when it is accepted.")]
+Timeout = Annotated[
+    int, typer.Option("--timeout", min=1, metavar="SECONDS", help="How long --wait waits. The work goes on afterwards.")
+]
+
+
+def wait_for_site(client: Client, slug: str, *, seconds: float, revision: int = 0) -> Convergence:
+    """Wait until every live node serves the site at its latest revision, `revision` or later; return the convergence.
+
+    Raises `WorkFailed` with the node's log when the site cannot be provisioned or does not start,
+    `StillWorking` when the time is over.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        state = _convergence(client, slug, deadline)
+        if state["revision"] >= revision:
+            if state["converged"]:
+                return state
+            raise_if_failed(state)
+        if time.monotonic() >= deadline:
+            raise StillWorking(
+                f"{slug} is not served yet after {seconds:g} s ({_summary(state)}). The platform goes on.",
+                f"Look again with «tenantry site show {slug}», or «tenantry doctor».",
+            )
+
+
+def wait_until_gone(client: Client, slug: str, *, seconds: float) -> None:
+    """Wait until no node has anything of a deleted site; raises as `wait_for_site` does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            state = _convergence(client, slug, deadline)
+        except NotFound:
+            return
+        if state["converged"]:
+            return
+        if state["status"] == "failed":
+            raise WorkFailed(f"{slug} was not removed: {state['error'] or 'the job failed'}.")
+        if time.monotonic() >= deadline:
+            raise StillWorking(
+                f"{slug} is not gone yet after {seconds:g} s ({_summary(state)}). The platform goes on.",
+                f"Look again with «tenantry site show {slug}».",
+            )
+
+
+def raise_if_failed(state: Convergence) -> None:
+    """Raise `WorkFailed` when the site's job failed, or a node tried the latest revision and could not serve it."""
+    slug = state["site"]
+    if state["status"] == "failed":
+        raise WorkFailed(
+            f"{slug} failed: {state['error'] or 'no reason was recorded'}",
+            f"Mend the cause, then «tenantry site delete {slug}» and create it again.",
+            _log_of(state["nodes"]),
+        )
+    for node in state["nodes"]:
+        if node["state"] == "failed" and node["revision"] >= state["revision"]:
+            raise WorkFailed(
+                f"{slug} does not start on {node['node']}: {node['message'] or 'no reason was reported'}",
+                f"See «tenantry site logs {slug}».",
+                node["log"] or "",
+            )
+
+
+def wait_for_release(client: Client, name: str, output: Output, *, seconds: float) -> Release:
+    """Wait until a release is built, showing each step as it goes on stderr; return the release.
+
+    Raises `WorkFailed` with the step and the log's tail, `StillWorking` when the time is over.
+    """
+    deadline = time.monotonic() + seconds
+    with _Steps(output) as steps:
+        while True:
+            release: Release = client.get(path("releases", name))
+            steps.show(release["step"] if release["status"] == "building" else None, release["status"])
+            if release["status"] in FINISHED:
+                break
+            if time.monotonic() >= deadline:
+                raise StillWorking(
+                    f"{name} is not built yet after {seconds:g} s. The platform goes on.",
+                    f"Follow it with «tenantry release log {name} --follow».",
+                )
+            time.sleep(BUILD_POLL_SECONDS)
+    if release["status"] == "failed":
+        step = f" at «{release['step']}»" if release["step"] else ""
+        raise WorkFailed(
+            f"{name} was not built: it failed{step}: {release['error'] or 'no reason was recorded'}",
+            f"The whole log: «tenantry release log {name}».",
+            release["log_tail"] or "",
+        )
+    return release
+
+
+class _Steps:
+    """The steps of a build: a line when each ends, and a spinner for the present one where there is a terminal."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._live = sys.stderr.isatty() and not output.as_json
+        self._status: Any = None
+        self._step: str | None = None
+        self._began = 0.0
+
+    def __enter__(self) -> "_Steps":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def show(self, step: str | None, status: str) -> None:
+        """Say that the build is at `step` now; None when it is queued or over."""
+        if step == self._step:
+            return
+        if self._step is not None:
+            self._finish(good=status != "failed")
+        self._step, self._began = step, time.monotonic()
+        if step is not None and self._live:
+            from rich.console import Console
+            from rich.text import Text
+
+            if self._status is None:
+                console = Console(stderr=True, highlight=False, no_color=not wants_colour(sys.stderr) or None)
+                self._status = console.status(Text(printable(step)))
+                self._status.start()
+            self._status.update(Text(printable(step)))
+
+    def _finish(self, *, good: bool) -> None:
+        if self._output.as_json:
+            return
+        mark = paint("✓", "green", sys.stderr) if good else paint("✗", "red", sys.stderr)
+        duration = took(timedelta(seconds=time.monotonic() - self._began))
+        if self._status is not None:
+            self._status.stop()
+        print(f"{mark} {printable(self._step)}  {paint(duration, 'dim', sys.stderr)}", file=sys.stderr, flush=True)
+        if self._status is not None:
+            self._status.start()
+
+
+def stopwatch() -> Callable[[], timedelta]:
+    """Start a clock; what is returned reads it."""
+    began = time.monotonic()
+    return lambda: timedelta(seconds=time.monotonic() - began)
+
+
+def _convergence(client: Client, slug: str, deadline: float) -> Convergence:
+    """Ask once, letting the server hold the answer until something changed or the time is over."""
+    left = max(0, min(LONG_POLL_SECONDS, int(deadline - time.monotonic()) + 1))
+    state: Convergence = client.get(path("sites", slug, "convergence"), {"wait": left}, patience=left)
+    return state
+
+
+def _summary(state: Convergence) -> str:
+    nodes = [f"{node['node']}: {node['state']}" for node in state["nodes"]] or ["no node has reported"]
+    return "; ".join([state["status"], *nodes])
+
+
+def _log_of(nodes: list[SiteOnNode]) -> str:
+    return next((node["log"] for node in nodes if node["log"]), None) or ""
