@@ -1,0 +1,148 @@
+"""What the scripts in bin/ share: find or install what is missing, make the virtualenv, then run the real thing.
+
+Standard library only: it must work with a bare python3.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from _apt import install_packages, missing_packages
+from _lockfile import renew_lock
+from _uv import CHECKOUT, find_uv, make_development_environment, make_platform_environment
+
+from tenantry.embedded.config import check_ports, choose_config
+from tenantry.embedded.errors import CommandFailed, EmbeddedError, Interrupted
+from tenantry.embedded.home import check_home, make_layout
+from tenantry.embedded.lock import hold_lock
+from tenantry.embedded.network import answers
+from tenantry.embedded.options import up_parser
+from tenantry.embedded.programs import need_postgres
+from tenantry.embedded.signals import Interruption
+
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main(script: str, arguments: list[str]) -> int:
+    """Run one script; return its exit code (it often ends in an exec instead)."""
+    interruption = Interruption()
+    interruption.listen()
+    try:
+        return _SCRIPTS[script](arguments, interruption)
+    except Interrupted:
+        print("\nStopped. Nothing is left running.", file=sys.stderr)
+        return 130
+    except CommandFailed as error:
+        print(error.output, file=sys.stderr)
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except (EmbeddedError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def up(arguments: list[str], interruption: Interruption) -> int:
+    """Prepare the machine and the home, then become `python -m tenantry.embedded up`."""
+    options = up_parser("bin/up").parse_args(arguments)
+    # Other users' servers read what is made here.
+    os.umask(0o022)
+    # Everything that can be refused without installing anything is refused first.
+    home = check_home(options.home)
+    config = choose_config(home, options)
+    if not answers(home.supervisor_socket):
+        check_ports(config)
+    install_packages(missing_packages(tests=False, uv=find_uv(home) is None), interruption)
+    need_postgres()
+    with hold_lock(home, interruption, print):
+        make_layout(home, config.uid_base)
+        wheel = make_platform_environment(interruption, home)
+    demo = options.demo or CHECKOUT / "examples" / "demo"
+    # Given twice, the last counts: these are absolute.
+    rest = [*arguments, "--home", str(home.root), "--wheel", str(wheel), "--demo", str(demo.resolve())]
+    return _become(interruption, [str(home.python), "-m", "tenantry.embedded", "up", *rest])
+
+
+def test(arguments: list[str], interruption: Interruption) -> int:
+    """Prepare the machine and become pytest. `--long` adds the tests marked long; the rest goes to pytest."""
+    install_packages(missing_packages(tests=True, uv=find_uv() is None), interruption)
+    python = make_development_environment(interruption)
+    marks = [] if "--long" in arguments else ["-m", "not long"]
+    rest = [argument for argument in arguments if argument != "--long"]
+    return _become(interruption, [str(python), "-m", "pytest", "-n", "2", *marks, *rest])
+
+
+def lint(arguments: list[str], interruption: Interruption) -> int:
+    """Run every check, also after one failed; exit 1 when any did. `--fix` lets ruff repair what it can first."""
+    install_packages(missing_packages(tests=False, uv=find_uv() is None), interruption)
+    programs = make_development_environment(interruption).parent
+    failed = []
+    if "--fix" in arguments:
+        _run([programs / "ruff", "check", "--fix", "--quiet"])
+        _run([programs / "ruff", "format", "--quiet"])
+    checks: dict[str, Sequence[str | Path]] = {
+        "ruff check": [programs / "ruff", "check"],
+        "ruff format": [programs / "ruff", "format", "--check"],
+        "mypy": [programs / "mypy"],
+        "lint-imports": [programs / "lint-imports"],
+    }
+    if _REFERENCES.exists():
+        checks["references"] = [programs / "python", _REFERENCES, "--check"]
+    for name, command in checks.items():
+        interruption.check()
+        print(f"== {name}", flush=True)
+        if _run(command) != 0:
+            failed.append(name)
+    print(f"bin/lint: {'failed: ' + ', '.join(failed) if failed else 'all checks passed'}")
+    return 1 if failed else 0
+
+
+def bench(arguments: list[str], interruption: Interruption) -> int:
+    """Prepare the machine and become the benchmark suite."""
+    install_packages(missing_packages(tests=True, uv=find_uv() is None), interruption)
+    python = make_development_environment(interruption)
+    return _become(interruption, [str(python), "-m", "bench", *arguments])
+
+
+def lock(arguments: list[str], interruption: Interruption) -> int:
+    """Renew uv.lock; arguments go to `uv lock` (for example --upgrade-package django)."""
+    renew_lock(interruption, arguments)
+    return 0
+
+
+def sync(arguments: list[str], interruption: Interruption) -> int:
+    """Make or renew the development virtualenv, .venv."""
+    print(make_development_environment(interruption).parent.parent)
+    return 0
+
+
+_REFERENCES = CHECKOUT / "docs" / "generate.py"
+_SCRIPTS: dict[str, Callable[[list[str], Interruption], int]] = {
+    "up": up,
+    "test": test,
+    "lint": lint,
+    "bench": bench,
+    "lock": lock,
+    "sync": sync,
+}
+
+
+def _become(interruption: Interruption, command: list[str]) -> NoReturn:
+    """Replace this process. A Ctrl-C that comes meanwhile waits until the new program can answer it."""
+    programs = str(CHECKOUT / ".venv" / "bin")
+    if command[1:3] != ["-m", "tenantry.embedded"]:
+        os.chdir(CHECKOUT)
+        os.environ["PATH"] = f"{programs}:{os.environ.get('PATH', os.defpath)}"
+    else:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    interruption.check()
+    os.execv(command[0], command)
+
+
+def _run(command: Sequence[str | Path]) -> int:
+    return subprocess.run(command, cwd=CHECKOUT, check=False).returncode
