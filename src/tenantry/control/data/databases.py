@@ -1,0 +1,148 @@
+"""Roles and databases of tenants: templates made by builds, sites' databases cloned from them.
+
+A template's objects belong to the role `tpl_…`, the database itself to the administrating role: REASSIGN OWNED in a
+clone moves the objects, and would also move every database that the old role owns.
+"""
+
+from psycopg import errors, sql
+
+from tenantry.control.data.server import AdminConnection, TenantServer, execute, random_password
+
+SITE_CONNECTIONS = 20  # of one site's role; PostgreSQL's default is 100 for all
+IDLE_IN_TRANSACTION_MINUTES = 5  # a forgotten transaction holds back vacuum for the site, and locks
+IDENTIFIER_MAX_BYTES = 63  # PostgreSQL cuts longer names silently, which would make two names one
+
+
+class TemplateMissing(Exception):
+    """The release's template database is not there: the release must be built again."""
+
+
+def site_name(number: int) -> str:
+    """The name of a site's database, of its role and of its Redis user."""
+    return f"site_{number}"
+
+
+def template_name(project: str, number: int) -> str:
+    """The name of a release's template database and of the role that owns what is in it.
+
+    One-to-one: slugs have no underscore, and the number is what follows the last one.
+    """
+    name = f"tpl_{project.replace('-', '_')}_{number}"
+    if len(name.encode()) > IDENTIFIER_MAX_BYTES:
+        raise ValueError(f"{name} is longer than {IDENTIFIER_MAX_BYTES} bytes")
+    return name
+
+
+def provision_site_database(server: TenantServer, number: int, password: str, template: str) -> None:
+    """Make the role and the database of a site, a clone of `template` that belongs to the role alone.
+
+    1 role · 2 clone · 3 no CONNECT for others · 4 objects to the role. Invariant: a database named like the site's is
+    a whole clone; interrupted after 2, a repetition does 3 and 4 again. `TemplateMissing` when there is no template.
+    """
+    name = site_name(number)
+    with server.admin() as admin:
+        _make_role(admin, name, password)
+        settings = sql.SQL("ALTER ROLE {} SET idle_in_transaction_session_timeout = {}")
+        admin.execute(settings.format(sql.Identifier(name), f"{IDLE_IN_TRANSACTION_MINUTES}min"))
+        if not database_exists(admin, name):
+            _clone(admin, name, template)
+        execute(admin, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
+    with server.inside(name) as connection:
+        if _role_exists(connection, template):
+            execute(connection, "REASSIGN OWNED BY {} TO {}", template, name)
+
+
+def drop_site_database(server: TenantServer, number: int) -> None:
+    """Drop the database and the role of a site; whoever is connected is thrown out."""
+    _drop(server, site_name(number))
+
+
+def set_site_password(server: TenantServer, number: int, password: str) -> None:
+    """Give the site's role another password; connections that are open stay."""
+    with server.admin() as admin:
+        _make_role(admin, site_name(number), password)
+
+
+def site_database_exists(server: TenantServer, number: int) -> bool:
+    """True when the site has a database."""
+    with server.admin() as admin:
+        return database_exists(admin, site_name(number))
+
+
+def create_template(server: TenantServer, name: str) -> str:
+    """Make an empty database and its role for a build; returns the role's password. What had the name is dropped."""
+    drop_template(server, name)
+    password = random_password()
+    with server.admin() as admin:
+        _make_role(admin, name, password)
+        # template0: whatever an administrator put into template1 is not the project's.
+        execute(admin, "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'", name, name)
+        execute(admin, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
+    return password
+
+
+def seal_template(server: TenantServer, name: str) -> None:
+    """Close a migrated template: nobody can connect, its role cannot log in, it can only be cloned."""
+    with server.admin() as admin:
+        execute(admin, "ALTER ROLE {} NOLOGIN PASSWORD NULL", name)
+        admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(sql.Identifier(name)))
+        execute(admin, "ALTER DATABASE {} ALLOW_CONNECTIONS false", name)
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+
+def drop_template(server: TenantServer, name: str) -> None:
+    """Drop a template database and its role."""
+    _drop(server, name)
+
+
+def list_templates(server: TenantServer) -> list[str]:
+    """Return the names of all template databases and of template roles without one."""
+    query = (
+        r"SELECT datname::text FROM pg_database WHERE datname LIKE 'tpl\_%' "
+        r"UNION SELECT rolname::text FROM pg_roles WHERE rolname LIKE 'tpl\_%' ORDER BY 1"
+    )
+    with server.admin() as admin:
+        return [str(row[0]) for row in admin.execute(query)]
+
+
+def database_exists(admin: AdminConnection, name: str) -> bool:
+    """True when the server has a database `name`."""
+    return admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None
+
+
+def _role_exists(admin: AdminConnection, name: str) -> bool:
+    return admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
+
+
+def _make_role(admin: AdminConnection, name: str, password: str) -> None:
+    """Create or reset a login role, and join it: only a member may give databases and objects to it."""
+    # Hashed here: a statement with the password itself could end in the server's log.
+    secret = admin.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+    verb = "ALTER" if _role_exists(admin, name) else "CREATE"
+    statement = sql.SQL("{verb} ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {secret}").format(
+        verb=sql.SQL("ALTER" if verb == "ALTER" else "CREATE"),
+        role=sql.Identifier(name),
+        limit=SITE_CONNECTIONS,
+        secret=secret,
+    )
+    admin.execute(statement)
+    admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+
+
+def _clone(admin: AdminConnection, name: str, template: str) -> None:
+    try:
+        # wal_log: no checkpoint before and after, which is most of the time of the other strategy.
+        execute(admin, "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY wal_log", name, name, template)
+    except errors.DuplicateDatabase:
+        pass  # an earlier, abandoned attempt of the same job got there between our look and now
+    except errors.InvalidCatalogName as error:
+        raise TemplateMissing(f"The template database {template} is missing; build the release again.") from error
+
+
+def _drop(server: TenantServer, name: str) -> None:
+    with server.admin() as admin:
+        if _role_exists(admin, name):
+            execute(admin, "ALTER ROLE {} NOLOGIN", name)
+            admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+        execute(admin, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+        execute(admin, "DROP ROLE IF EXISTS {}", name)

@@ -1,0 +1,110 @@
+"""The last copy of a site's data before it is removed: `backups/<slug>-<time>.dump` and `….media.tar`, 0600."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tenantry.control.data.databases import set_site_password, site_database_exists, site_name
+from tenantry.control.data.directories import SiteOwner
+from tenantry.control.data.server import TenantServer, random_password
+
+DUMP_SECONDS = 3600  # of one site; a dump that takes longer hangs on a lock or a dead disk
+
+
+class DumpFailed(Exception):
+    """The data could not be copied, so nothing may be dropped. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """Whose data to copy."""
+
+    home: Path
+    slug: str
+    number: int
+    owner: SiteOwner
+    at: datetime
+
+
+def dump_site(server: TenantServer, request: DumpRequest) -> Path | None:
+    """Copy the database (pg_dump's custom format) and the media of a site; returns the dump's path.
+
+    The dump appears complete or not at all. When the database is gone already (a repeated job), the dump that was made
+    before it was dropped is returned, or None when there was none.
+    """
+    directory = request.home / "backups"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if not site_database_exists(server, request.number):
+        return latest_dump(directory, request.slug)
+    target = directory / f"{request.slug}-{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}.dump"
+    media = request.home / "data" / request.slug / "media"
+    if media.is_dir() and not media.is_symlink():
+        # tar runs as the site: whatever links the directory holds lead only to what the site can read anyway.
+        command = ["tar", "--create", "--file=-", f"--directory={media.parent}", "--", "media"]
+        _write(command, {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}, target.with_suffix(".media.tar"), request.owner)
+    _dump_database(server, request, target)
+    return target
+
+
+def _dump_database(server: TenantServer, request: DumpRequest, target: Path) -> None:
+    # The site's own role makes the dump: a hostile database cannot use the rights of the role that administrates.
+    name = site_name(request.number)
+    password = random_password()
+    set_site_password(server, request.number, password)
+    binaries = server.address.binaries
+    command = [str(binaries / "pg_dump") if binaries else "pg_dump", "--format=custom", "--no-password", name]
+    environment = {
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/bin:/bin",
+        "PGCONNECT_TIMEOUT": "5",
+        "PGHOST": server.address.host,
+        "PGPASSWORD": password,
+        "PGPORT": str(server.address.port),
+        "PGUSER": name,
+    }
+    _write(command, environment, target, SiteOwner(None, None))
+
+
+def _write(command: Sequence[str], environment: Mapping[str, str], target: Path, owner: SiteOwner) -> None:
+    """Run `command` with its output in `target`, readable by the platform alone."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as output:
+            _run(command, environment, output.fileno(), owner)
+            os.fsync(output.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], output: int, owner: SiteOwner) -> None:
+    try:
+        done = subprocess.run(
+            list(command),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=DUMP_SECONDS,
+            check=False,
+            user=owner.uid,
+            group=owner.own_gid,
+            extra_groups=None if owner.uid is None else [],
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DumpFailed(f"{Path(command[0]).name} failed: {error}") from error
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise DumpFailed(f"{Path(command[0]).name} failed: {said[-1] if said else done.returncode}")
+
+
+def latest_dump(directory: Path, slug: str) -> Path | None:
+    """Return the newest finished dump of a site of this slug."""
+    pattern = re.compile(re.escape(slug) + r"-\d{8}T\d{6}Z\.dump")
+    return max((path for path in directory.iterdir() if pattern.fullmatch(path.name)), default=None)

@@ -1,0 +1,219 @@
+"""Run a command of a build: as the project's user, in a clean environment, with a time limit and a log."""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from tenantry.control.releases.building.context import LOG_TAIL_LINES, StepFailed
+
+LOG_LIMIT_BYTES = 20_000_000  # of one command; a build that prints without end must not fill the disk
+STOP_GRACE_SECONDS = 3.0
+POLL_SECONDS = 0.2  # how late a cancellation or an exit with an inherited pipe may be noticed
+DISK_FULL = "The disk is full. Free some space (old releases and backups take most) and build again."
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The user that a project's code runs as. None in both fields: whoever runs the platform."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(slots=True)
+class BuildLog:
+    """The log of one build: a file that `tenantry release log` follows, and its last lines in memory."""
+
+    path: Path
+    _file: BinaryIO = field(init=False)
+    _tail: deque[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("wb", buffering=0)
+        self.path.chmod(0o640)
+        self._tail = deque(maxlen=LOG_TAIL_LINES)
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        for line in data.splitlines():
+            self._tail.append(line[:2000])
+
+    def say(self, text: str) -> None:
+        self.write(text.encode("utf-8", "replace") + b"\n")
+
+    @property
+    def tail(self) -> str:
+        # NUL is the one character that PostgreSQL's text refuses.
+        return b"\n".join(self._tail).decode("utf-8", "replace").replace("\0", "")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line with all that it may see."""
+
+    argv: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+    seconds: float
+    quiet: bool = False  # the output is an answer for us, not for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Runs commands for one build."""
+
+    owner: Owner
+    log: BuildLog
+    cancelled: threading.Event
+
+    def run(self, command: Command, failure: str) -> str:
+        """Return the standard output and error of `command`; raises `StepFailed` when it fails.
+
+        The message begins with `failure` and ends with the last line printed, which is where Python, uv and git say
+        what was wrong. The command's whole process group is gone when this returns.
+        """
+        code, output = self.attempt(command)
+        if code == 0:
+            return output
+        raise StepFailed(explain(failure, output))
+
+    def attempt(self, command: Command) -> tuple[int, str]:
+        """Return the exit code and the output; `StepFailed` for a time limit, a cancellation or a missing program."""
+        if self.cancelled.is_set():
+            raise StepFailed("The build was cancelled.")
+        if not command.quiet:
+            self.log.say("$ " + " ".join(command.argv))
+        try:
+            process = subprocess.Popen(
+                list(command.argv),
+                cwd=command.cwd,
+                env=dict(command.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o027,
+                user=self.owner.uid,
+                group=self.owner.gid,
+                extra_groups=None if self.owner.uid is None else [],
+            )
+        except OSError as error:
+            raise StepFailed(f"{command.argv[0]} could not be started: {error.strerror}.") from error
+        stream = cast(BinaryIO, process.stdout)
+        try:
+            return self._collect(process, stream, command)
+        finally:
+            stop_group(process)
+            stream.close()
+
+    def _collect(self, process: "subprocess.Popen[bytes]", stream: BinaryIO, command: Command) -> tuple[int, str]:
+        deadline = time.monotonic() + command.seconds
+        kept = bytearray()
+        written = 0
+        os.set_blocking(stream.fileno(), False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while True:
+                ended = process.poll() is not None
+                selector.select(0 if ended else POLL_SECONDS)
+                chunk = _read(stream)
+                if chunk:
+                    kept += chunk
+                    del kept[:-1_000_000]
+                    if not command.quiet and written < LOG_LIMIT_BYTES:
+                        self.log.write(chunk)
+                        written += len(chunk)
+                elif ended:
+                    # A grandchild may hold the pipe open for ever: the end of the command is what counts.
+                    return process.returncode, kept.decode("utf-8", "replace")
+                elif chunk == b"":
+                    selector.unregister(stream)
+                    return _wait(process, deadline, self.cancelled), kept.decode("utf-8", "replace")
+                if self.cancelled.is_set():
+                    raise StepFailed("The build was cancelled.")
+                if time.monotonic() > deadline:
+                    raise StepFailed(f"{Path(command.argv[0]).name} did not end within {command.seconds:.0f} s.")
+
+
+def _read(stream: BinaryIO) -> bytes | None:
+    """Return what can be read now, b"" at the end, None when there is nothing yet."""
+    try:
+        return os.read(stream.fileno(), 65_536)
+    except BlockingIOError:
+        return None
+
+
+def _wait(process: "subprocess.Popen[bytes]", deadline: float, cancelled: threading.Event) -> int:
+    while time.monotonic() < deadline and not cancelled.is_set():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(POLL_SECONDS)
+    raise StepFailed("The build was cancelled." if cancelled.is_set() else "The command closed its output and hung.")
+
+
+def stop_group(process: "subprocess.Popen[bytes]") -> None:
+    """End the process and all of its group; returns when the process is reaped."""
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def end_processes_of(uid: int | None) -> None:
+    """Kill every process of the project's user: a build may have left one that daemonised out of its group.
+
+    Sites run as users of their own, so nothing but builds is hit. Nothing is done when builds have no own user.
+    """
+    if uid is None or uid == 0:
+        return
+    for _ in range(20):
+        pids = [pid for pid in _processes() if _runs_as(pid, uid)]
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _runs_as(pid: int, uid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return fields.get("State", "Z")[0] != "Z" and str(uid) in fields.get("Uid", "").split()
+
+
+def explain(failure: str, output: str) -> str:
+    """Return one message: `failure`, and the line of `output` that says why."""
+    if "No space left on device" in output or "Disk quota exceeded" in output:
+        return DISK_FULL
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
+    return f"{failure}: {last[:500]}"
