@@ -1,4 +1,4 @@
-"""The pages say what is true: commands exist with their options, links lead somewhere, every dependency has its reason."""
+"""The pages say what is true: commands exist with their options, links lead to files, each dependency has a reason."""
 
 import re
 import shlex
