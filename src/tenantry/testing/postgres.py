@@ -1,0 +1,143 @@
+"""A real PostgreSQL server for tests: its own directory, unix socket only, gone when the test process is."""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+START_TIMEOUT_SECONDS = 30.0
+STOP_TIMEOUT_SECONDS = 20.0
+SUPERUSER = "postgres"
+PORT = 5432  # part of the socket's name only
+
+# Data of a test is thrown away: nothing has to survive a crash.
+FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "listen_addresses": "",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "max_wal_size": "256MB",
+    "autovacuum": "off",
+}
+
+
+class PostgresUnavailable(Exception):
+    """No server could be found or started; the message has the server's own words."""
+
+
+def find_postgres_bin() -> Path:
+    """Return the directory of the newest PostgreSQL server binaries on this machine."""
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"),
+        key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0),
+    )
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("postgres")
+    if on_path:
+        return Path(on_path).parent
+    raise PostgresUnavailable("No PostgreSQL server was found. Install the distribution's package «postgresql».")
+
+
+@dataclass
+class PostgresServer:
+    """A running server. `directory` is short, because the path of a unix socket ends at 107 bytes."""
+
+    directory: Path
+    process: "subprocess.Popen[bytes]" = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        return str(self.directory)
+
+    def dsn(self, database: str = "postgres", user: str = SUPERUSER) -> str:
+        """Return a connection string; every role may log in without a password."""
+        return f"host={self.directory} port={PORT} dbname={database} user={user}"
+
+    def connect(self, database: str = "postgres", user: str = SUPERUSER) -> "psycopg.Connection[tuple[object, ...]]":
+        """Return a new autocommit connection."""
+        return psycopg.connect(self.dsn(database, user), autocommit=True)
+
+    def create_database(self, name: str, *, template: str = "template1", owner: str = SUPERUSER) -> None:
+        with self.connect() as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
+                    sql.Identifier(name), sql.Identifier(template), sql.Identifier(owner)
+                )
+            )
+
+    def drop_database(self, name: str) -> None:
+        with self.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def stop(self) -> None:
+        """Stop the server and remove its directory."""
+        self.process.send_signal(signal.SIGINT)  # fast shutdown
+        try:
+            self.process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(STOP_TIMEOUT_SECONDS)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def start_postgres() -> PostgresServer:
+    """Start a new, empty server; as root it runs as the system's user «postgres». Raises `PostgresUnavailable`."""
+    binaries = find_postgres_bin()
+    directory = Path(tempfile.mkdtemp(prefix="tnt-pg-", dir="/tmp"))  # noqa: S108 - short on purpose; mkdtemp is safe
+    prefix = ["setpriv", "--pdeathsig", "INT"]
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("postgres")
+        os.chown(directory, account.pw_uid, account.pw_gid)
+        prefix += [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    data = directory / "data"
+    made = subprocess.run(
+        [*prefix, binaries / "initdb", "-D", data, "-U", SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"]
+        + ["--no-sync"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=START_TIMEOUT_SECONDS,
+        check=False,
+    )
+    if made.returncode:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise PostgresUnavailable(made.stderr.strip())
+    settings = [f"-c{name}={value}" for name, value in FAST.items()]
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*prefix, binaries / "postgres", "-D", data, "-k", directory, f"-p{PORT}", *settings],
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C of the test run is for pytest, which then stops this server
+        )
+    server = PostgresServer(directory, process)
+    _wait_until_ready(server, log)
+    return server
+
+
+def _wait_until_ready(server: PostgresServer, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while True:
+        try:
+            server.connect().close()
+            return
+        except psycopg.OperationalError as error:
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                words = log.read_text(errors="replace")[-2000:]
+                server.stop()
+                raise PostgresUnavailable(words) from error
+            time.sleep(0.02)
