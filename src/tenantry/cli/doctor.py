@@ -140,7 +140,7 @@ def check_node(node: Node) -> Finding:
     """The node speaks, has applied everything, and serves every site it was given."""
     name = f"node {node['name']}"
     spoke = f"last contact {ago(node['last_contact'])}"
-    if node["state"] in BAD_STATES or not node["last_contact"]:
+    if node["state"] != "ready":
         return Finding(
             name, "failed", f"{node['state']}, {spoke}", "Is its agent running? See logs/agent.log; run bin/up."
         )
@@ -156,9 +156,6 @@ def check_node(node: Node) -> Finding:
         reasons = "; ".join(f"{one.get('type')}: {one.get('message')}" for one in bad)
         return Finding(name, "warning", reasons, f"See «tenantry node show {node['name']}».")
     return Finding(name, "ok", f"{node['sites']} sites, {spoke}")
-
-
-BAD_STATES = ("lost", "silent", "down", "failed", "unknown")
 
 
 def _check_api(session: Session) -> Finding:

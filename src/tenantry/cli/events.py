@@ -54,7 +54,7 @@ def list_(
     session.output.result(changes, show)
 
 
-@command(app, "follow", example="tenantry event follow --json | jq .type")
+@command(app, "follow", example="tenantry event follow --json")
 def follow(session: Session) -> None:
     """Print changes as they happen, and what nodes report of them, until Ctrl-C. With --json, one document a line."""
     for kind, document in stream(session.client):

@@ -56,7 +56,12 @@ class Root(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=Root, name="tenantry", no_args_is_help=True, context_settings=SETTINGS, pretty_exceptions_enable=False
+    cls=Root,
+    name="tenantry",
+    no_args_is_help=True,
+    context_settings=SETTINGS,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TextIO
 
-UNBOUNDED_COLUMNS = 10_000  # into a pipe nothing is cut: `grep` must see whole values
+UNBOUNDED_COLUMNS = 1_000_000
+LEAST_COLUMN = 8  # a cut value of fewer characters says nothing
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
@@ -22,11 +23,10 @@ COLOURS = {
     "building": "yellow",
     "queued": "yellow",
     "starting": "yellow",
+    "joining": "yellow",
     "deleting": "yellow",
-    "lagging": "yellow",
     "warning": "yellow",
     "failed": "red",
-    "lost": "red",
     "silent": "red",
     "absent": "red",
     "revoked": "red",
@@ -111,23 +111,30 @@ class Output:
         """Print a line of a log: raw into a pipe, with control characters shown on a terminal."""
         self.entry({"line": text}, printable(text) if sys.stdout.isatty() else text)
 
+    def tail(self, title: str, log: str | None) -> None:
+        """Print the end of a log under a title, set off from the rest; nothing when there is none."""
+        if log:
+            self.line()
+            self.line(f"{title}:", "bold")
+            for text in log.rstrip("\n").splitlines():
+                self.line(f"  | {text}")
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str, keep: Sequence[str]) -> None:
         """Print rows under `columns`, each on one line. What does not fit is cut in columns that are not in `keep`."""
         if not rows:
             self.line(empty, "dim")
             return
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            table.add_column(
-                column.upper(), no_wrap=True, overflow="ellipsis", min_width=_least(column, keep, rows, columns)
-            )
-        for row in rows:
-            cells = [printable("-" if cell is None or cell == "" else cell).replace("\n", " ") for cell in row]
-            table.add_row(*[Text(cell, style=COLOURS.get(cell, "")) for cell in cells])
-        _console().print(table)
+        cells = [[printable("-" if cell in (None, "") else cell).replace("\n", " ") for cell in row] for row in rows]
+        widths = _widths(columns, cells, keep, _columns())
+        heading = "  ".join(_fit(column.upper(), width) for column, width in zip(columns, widths, strict=True))
+        print(paint(heading.rstrip(), "bold", sys.stdout))
+        for row in cells:
+            last = len(row) - 1
+            pieces = [
+                paint(_fit(cell, width, pad=index != last), COLOURS.get(cell, ""), sys.stdout)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            print("  ".join(pieces))
 
     def card(self, pairs: Sequence[tuple[str, object]]) -> None:
         """Print one thing: a name and a value on each line, the values under each other; lists one value a line."""
@@ -142,15 +149,33 @@ class Output:
                 )
 
 
-def _least(column: str, keep: Sequence[str], rows: Sequence[Sequence[object]], columns: Sequence[str]) -> int:
-    """The narrowest a column may become: its widest value when it is kept whole, else 8."""
-    widest = max(len(str(row[columns.index(column)] or "-")) for row in rows)
-    return max(len(column), widest if column in keep else min(widest, 8))
+def _columns() -> int:
+    """How wide a line may be. Into a pipe nothing is cut: `grep` must see whole values."""
+    if not sys.stdout.isatty():
+        return UNBOUNDED_COLUMNS
+    chosen = os.environ.get("COLUMNS", "")
+    return int(chosen) if chosen.isdigit() and int(chosen) else os.get_terminal_size(sys.stdout.fileno()).columns
 
 
-def _console() -> Any:
-    from rich.console import Console
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], keep: Sequence[str], room: int) -> list[int]:
+    """The width of each column: its widest cell, or less for the widest ones that are not in `keep` until all fit."""
+    widths = [max(len(column), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
+    least = [
+        width if column in keep else min(width, max(len(column), LEAST_COLUMN))
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    excess = sum(widths) + 2 * (len(widths) - 1) - room
+    while excess > 0:
+        index = max(range(len(widths)), key=lambda one: (widths[one] > least[one], widths[one]))
+        if widths[index] <= least[index]:
+            break  # narrower is not readable; the terminal cuts or wraps, as the person chose
+        widths[index] -= 1
+        excess -= 1
+    return widths
 
-    if sys.stdout.isatty():
-        return Console(highlight=False, no_color=not wants_colour(sys.stdout) or None)
-    return Console(highlight=False, width=UNBOUNDED_COLUMNS, no_color=True)
+
+def _fit(text: str, width: int, *, pad: bool = True) -> str:
+    """`text` in exactly `width` columns, cut with an ellipsis; without `pad`, not filled up."""
+    if len(text) > width:
+        return text[: width - 1] + "…"
+    return text.ljust(width) if pad else text

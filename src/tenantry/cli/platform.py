@@ -15,7 +15,9 @@ app = noun("platform", "The whole platform.")
 
 Rest = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[OPTIONS]...", help="Further options of python -m tenantry.embedded.", show_default=False),
+    typer.Argument(
+        metavar="[MORE]", help="Further options: see python -m tenantry.embedded up --help.", show_default=False
+    ),
 ]
 
 
@@ -54,7 +56,7 @@ def status(session: Session) -> None:
     state: Document = session.client.get(path("status"))
     nodes: list[Node] = session.client.items(path("nodes"))
     document = {**state, "nodes": nodes}
-    good = bool(nodes) and all(node["state"] in GOOD_STATES and not node["failed"] for node in nodes)
+    good = bool(nodes) and all(node["state"] == "ready" and not node["failed"] for node in nodes)
 
     def show() -> None:
         session.output.card([(name.replace("_", " "), value) for name, value in _facts(state)])
@@ -77,9 +79,6 @@ def status(session: Session) -> None:
     session.output.result(document, show)
     if not good:
         raise typer.Exit(1)
-
-
-GOOD_STATES = ("ready", "ok", "serving", "connected")
 
 
 @command(app, "whoami", example="tenantry whoami")

@@ -30,7 +30,7 @@ document a line. Errors, questions and progress go to stderr. `NO_COLOR` is resp
 
 `tenantry site manage` ends with the exit code of the program it ran.
 
-Completion of commands and options: `tenantry --install-completion` (bash, zsh, fish), then open a new shell.
+Completion of commands and options (bash, zsh, fish): run `tenantry` with `--install-completion`, then open a new shell.
 """
 
 
@@ -62,7 +62,7 @@ def reference() -> str:
 def _body(name: str, command: Any) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option"]
-    usage = " ".join([name, "[OPTIONS]", *[_usage_of(one) for one in arguments]])
+    usage = " ".join(["Usage:", name, "[OPTIONS]", *[_usage_of(one) for one in arguments]])
     example = str(command.epilog).removeprefix("Example: ")
     lines = [inspect.cleandoc(command.help), "", "```", usage, "```", "", "Example:", "", "```", example, "```", ""]
     lines += ["| option | meaning |", "|---|---|"]

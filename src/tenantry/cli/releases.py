@@ -78,7 +78,13 @@ def show_(session: Session, release: ReleaseArgument) -> None:
         ("created", ago(document["created_at"])),
         ("finished", ago(document["finished_at"]) if document["finished_at"] else None),
     )
-    session.output.result(document, lambda: session.output.card(pairs))
+
+    def show() -> None:
+        session.output.card(pairs)
+        if document["status"] == "failed":
+            session.output.tail("the end of its log", document["log_tail"])
+
+    session.output.result(document, show)
 
 
 @command(app, "log", example="tenantry release log demo-1 --follow")

@@ -14,7 +14,6 @@ from tenantry.cli.output import ago, took
 from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, stopwatch, wait_for_site, wait_until_gone
 
 app = noun("site", "The tenants: create, watch, change, remove.")
-site_process.add_to(app)
 
 DUMP_SECONDS = 3600  # the API answers at once; a server that dumps first may take this long
 
@@ -126,7 +125,13 @@ def show_(session: Session, slug: SlugArgument) -> None:
         ("changed", ago(site["updated_at"])),
         ("nodes", nodes or "no node has reported yet"),
     )
-    session.output.result(site, lambda: session.output.card([pair for pair in pairs if pair[0] != "error" or pair[1]]))
+
+    def show() -> None:
+        session.output.card([pair for pair in pairs if pair[0] != "error" or pair[1]])
+        for node in site["nodes"]:
+            session.output.tail(f"log of {node['node']}", node["log"])
+
+    session.output.result(site, show)
 
 
 @command(app, "update", example="tenantry site update blog --release demo-2 --wait")
@@ -216,6 +221,9 @@ def logs(
     query = {"lines": lines, "follow": "true" if follow else None}
     for line in session.client.lines(path("sites", names.site(slug), "logs"), query):
         session.output.log_entry(line)
+
+
+site_process.add_to(app)
 
 
 def _changes(
