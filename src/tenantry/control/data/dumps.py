@@ -14,6 +14,8 @@ from tenantry.control.data.server import TenantServer, random_password
 
 DUMP_SECONDS = 3600  # of one site; a dump that takes longer hangs on a lock or a dead disk
 
+_PLAIN = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+
 
 class DumpFailed(Exception):
     """The data could not be copied, so nothing may be dropped. The message says why."""
@@ -30,6 +32,14 @@ class DumpRequest:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path
+    owner: SiteOwner
+
+
 def dump_site(server: TenantServer, request: DumpRequest) -> Path | None:
     """Copy the database (pg_dump's custom format) and the media of a site; returns the dump's path.
 
@@ -44,8 +54,9 @@ def dump_site(server: TenantServer, request: DumpRequest) -> Path | None:
     media = request.home / "data" / request.slug / "media"
     if media.is_dir() and not media.is_symlink():
         # tar runs as the site: whatever links the directory holds lead only to what the site can read anyway.
-        command = ["tar", "--create", "--file=-", f"--directory={media.parent}", "--", "media"]
-        _write(command, {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}, target.with_suffix(".media.tar"), request.owner)
+        # (Started in the directory: tar's own --directory needs to list it, which a site may not.)
+        command = _Command(["tar", "--create", "--file=-", "--", "media"], _PLAIN, media.parent, request.owner)
+        _write(command, target.with_suffix(".media.tar"))
     _dump_database(server, request, target)
     return target
 
@@ -56,52 +67,53 @@ def _dump_database(server: TenantServer, request: DumpRequest, target: Path) -> 
     password = random_password()
     set_site_password(server, request.number, password)
     binaries = server.address.binaries
-    command = [str(binaries / "pg_dump") if binaries else "pg_dump", "--format=custom", "--no-password", name]
-    environment = {
-        "LANG": "C.UTF-8",
-        "PATH": "/usr/bin:/bin",
+    argv = [str(binaries / "pg_dump") if binaries else "pg_dump", "--format=custom", "--no-password", name]
+    environment = _PLAIN | {
         "PGCONNECT_TIMEOUT": "5",
         "PGHOST": server.address.host,
         "PGPASSWORD": password,
         "PGPORT": str(server.address.port),
         "PGUSER": name,
     }
-    _write(command, environment, target, SiteOwner(None, None))
+    _write(_Command(argv, environment, Path("/"), SiteOwner(None, None)), target)
 
 
-def _write(command: Sequence[str], environment: Mapping[str, str], target: Path, owner: SiteOwner) -> None:
+def _write(command: "_Command", target: Path) -> None:
     """Run `command` with its output in `target`, readable by the platform alone."""
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as output:
-            _run(command, environment, output.fileno(), owner)
+            _run(command, output.fileno())
             os.fsync(output.fileno())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], output: int, owner: SiteOwner) -> None:
+def _run(command: "_Command", output: int) -> None:
+    program = command.argv[0].rpartition("/")[2]
     try:
         done = subprocess.run(
-            list(command),
-            env=dict(environment),
+            list(command.argv),
+            cwd=command.directory,
+            env=dict(command.environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
             timeout=DUMP_SECONDS,
             check=False,
-            user=owner.uid,
-            group=owner.own_gid,
-            extra_groups=None if owner.uid is None else [],
+            user=command.owner.uid,
+            group=command.owner.own_gid,
+            extra_groups=None if command.owner.uid is None else [],
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise DumpFailed(f"{Path(command[0]).name} failed: {error}") from error
+        raise DumpFailed(f"{program} failed: {error}") from error
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise DumpFailed(f"{Path(command[0]).name} failed: {said[-1] if said else done.returncode}")
+        words = next((line for line in said if "error:" in line), said[-1] if said else f"exit code {done.returncode}")
+        raise DumpFailed(f"{program} failed: {words}")
 
 
 def latest_dump(directory: Path, slug: str) -> Path | None:

@@ -1,0 +1,78 @@
+"""The final dump holds the site's rows and files, can be restored, and never passes the site's own rights."""
+
+import os
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tenantry.control.data import databases
+from tenantry.control.data.directories import make_site_directories, site_owner
+from tenantry.control.data.dumps import DumpFailed, DumpRequest, dump_site
+from tenantry.control.data.server import TenantServer
+
+AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def request_(tenant_server: TenantServer, home: Path, uid_base: int | None) -> Iterator[DumpRequest]:
+    template = "tpl_dumped_1"
+    databases.create_template(tenant_server, template)
+    databases.seal_template(tenant_server, template)
+    databases.provision_site_database(tenant_server, 5, "five", template)
+    with psycopg.connect(tenant_server.access("site_5", "five").url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE note AS SELECT 'remember' AS text")
+    owner = site_owner(uid_base, 5)
+    make_site_directories(home, "blog", owner)
+    media = home / "data/blog/media"
+    (media / "a.txt").write_text("upload")
+    if owner.uid is not None:
+        os.chown(media / "a.txt", owner.uid, owner.uid)
+    (media / "trap").symlink_to("/etc/passwd")
+    yield DumpRequest(home, "blog", 5, owner, AT)
+    databases.drop_site_database(tenant_server, 5)
+    databases.drop_template(tenant_server, template)
+
+
+def test_rows_and_files_are_in_the_dump(tenant_server: TenantServer, request_: DumpRequest) -> None:
+    path = dump_site(tenant_server, request_)
+    assert path == request_.home / "backups/blog-20260504T030201Z.dump"
+    media = path.with_suffix(".media.tar")
+    for file in (path, media):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    binaries = tenant_server.address.binaries
+    assert binaries is not None
+    text = subprocess.run(
+        [binaries / "pg_restore", "--file=-", path], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "remember" in text.stdout
+    with tarfile.open(media) as archive:
+        names = {member.name: member for member in archive.getmembers()}
+        content = archive.extractfile("media/a.txt")
+        assert content is not None
+        assert content.read() == b"upload"
+    assert names["media/trap"].issym()
+    databases.drop_site_database(tenant_server, 5)
+
+
+def test_a_repeated_job_finds_the_dump_made_before_the_drop(tenant_server: TenantServer, request_: DumpRequest) -> None:
+    first = dump_site(tenant_server, request_)
+    databases.drop_site_database(tenant_server, 5)
+    later = DumpRequest(request_.home, "blog", 5, request_.owner, datetime(2027, 1, 1, tzinfo=UTC))
+    assert dump_site(tenant_server, later) == first
+    assert dump_site(tenant_server, DumpRequest(request_.home, "blo", 5, request_.owner, AT)) is None
+
+
+def test_a_failed_dump_leaves_no_file(tenant_server: TenantServer, request_: DumpRequest) -> None:
+    with tenant_server.inside("site_5") as connection:
+        # What a hostile or damaged database may do: an object its own role cannot read.
+        connection.execute("ALTER TABLE note OWNER TO CURRENT_USER")
+    with pytest.raises(DumpFailed, match=r"pg_dump failed: .*permission denied"):
+        dump_site(tenant_server, request_)
+    assert [path for path in (request_.home / "backups").iterdir() if path.name.endswith((".dump", ".partial"))] == []
+    databases.drop_site_database(tenant_server, 5)
