@@ -18,7 +18,7 @@ admin.site.site_title = settings.SITE_NAME
 class NoteAdmin(admin.ModelAdmin):
     list_display = ["excerpt", "author", "colour", "pinned", "created_at"]
     list_editable = ["pinned"]
-    list_filter = ["pinned", "colour", "created_at"]
+    list_filter = ["pinned", "colour"]
     search_fields = ["author", "text"]
     date_hierarchy = "created_at"
     readonly_fields = ["created_at"]
@@ -26,7 +26,7 @@ class NoteAdmin(admin.ModelAdmin):
 
     @admin.display(description="note", ordering="text")
     def excerpt(self, note: Note) -> str:
-        return truncatechars(note.text, 70)
+        return truncatechars(note.text, 45)
 
     @admin.action(description="Pin to the top")
     def pin(self, request: HttpRequest, notes: QuerySet[Note]) -> None:

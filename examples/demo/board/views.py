@@ -15,7 +15,7 @@ UPLOADS_SHOWN = 60
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def notes(request: HttpRequest) -> HttpResponse:
-    form = NoteForm(request.POST or None)
+    form = NoteForm(request.POST or None, label_suffix="")
     if request.method == "POST" and form.is_valid():
         form.save()
         messages.success(request, "Your note is on the board.")
@@ -39,7 +39,7 @@ def numbers(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def files(request: HttpRequest) -> HttpResponse:
-    form = UploadForm(request.POST or None, request.FILES or None)
+    form = UploadForm(request.POST or None, request.FILES or None, label_suffix="")
     if request.method == "POST" and form.is_valid():
         form.save()
         messages.success(request, "The file is stored.")
