@@ -54,6 +54,7 @@ class Site(TypedDict):
     number: int
     project: str
     release: str | None
+    pending_release: NotRequired[str | None]
     status: str
     error: str | None
     mode: str

@@ -16,12 +16,19 @@ app = noun("release", "Immutable builds of a project.")
 
 
 @command(app, "build", example="tenantry release build demo")
-def build(session: Session, project: ProjectArgument, wait: Wait = True, timeout: Timeout = BUILD_SECONDS) -> None:
+def build(
+    session: Session,
+    project: ProjectArgument,
+    activate: Annotated[bool, typer.Option("--activate", help="Make it the current one when it is built.")] = False,
+    wait: Wait = True,
+    timeout: Timeout = BUILD_SECONDS,
+) -> None:
     """Build a new release from the project's source as it is now.
 
     Sites keep their release: «site update --release» moves one, «release activate» changes what new sites get.
     """
-    release: Release = session.client.post(path("projects", names.project(project), "releases"))
+    asked = {"activate": True} if activate else {}
+    release: Release = session.client.post(path("projects", names.project(project), "releases"), asked)
     if wait:
         release = wait_for_release(session.client, release["name"], session.output, seconds=timeout)
     text = f"{release['name']} is built." if wait else f"{release['name']} is queued."
@@ -99,7 +106,7 @@ def log(
 
 
 @command(app, "activate", example="tenantry release activate demo-2")
-def activate(session: Session, release: ReleaseArgument) -> None:
+def activate_(session: Session, release: ReleaseArgument) -> None:
     """Make a release its project's current one: new sites get it. Sites that exist keep theirs."""
     name = names.release(release)
     project: Project = session.client.post(path("releases", name, "activate"))

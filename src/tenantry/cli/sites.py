@@ -5,17 +5,17 @@ from typing import Annotated
 import typer
 
 from tenantry.cli import names, site_process
-from tenantry.cli.client import ANSWER_SECONDS, path
+from tenantry.cli.client import PAGE_SIZE, path
 from tenantry.cli.command import Session, command, noun, parse_environment
 from tenantry.cli.documents import Document, Site
-from tenantry.cli.errors import UsageProblem
+from tenantry.cli.errors import UsageProblem, WorkFailed
 from tenantry.cli.names import SlugArgument
 from tenantry.cli.output import ago, took
 from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, stopwatch, wait_for_site, wait_until_gone
 
 app = noun("site", "The tenants: create, watch, change, remove.")
 
-DUMP_SECONDS = 3600  # the API answers at once; a server that dumps first may take this long
+DUMP_SECONDS = 3600  # the job dumps the database before it drops it
 
 Environment = Annotated[
     list[str] | None,
@@ -44,7 +44,7 @@ def create(
     project: Annotated[str, typer.Option("--project", "-p", metavar="PROJECT", help="What it runs.")],
     hostnames: Annotated[
         list[str] | None,
-        typer.Option("--hostname", metavar="NAME", help="Else SLUG.localhost. Repeatable.", show_default=False),
+        typer.Option("--hostname", metavar="NAME", help="A name that leads to it. Repeatable.", show_default=False),
     ] = None,
     environment: Environment = None,
     release: ReleaseOption = None,
@@ -65,7 +65,8 @@ def create(
     site: Site = session.client.post(path("sites"), document)
     if wait:
         wait_for_site(session.client, site["slug"], seconds=timeout, revision=site["revision"])
-    _conclude(session, site, wait, f"{site['slug']} serves at {site['url']} after {took(elapsed())}.", "is being made")
+    place = f"serves at {site['url']}" if site["url"] else "is ready, without a hostname yet,"
+    _conclude(session, site, wait, f"{site['slug']} {place} after {took(elapsed())}.", "is being made")
 
 
 @command(app, "list", example="tenantry site list --project demo --status failed")
@@ -83,7 +84,7 @@ def list_(
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 1000,
 ) -> None:
     """List the sites."""
-    asked = {"project": project, "q": query, "status": status, "limit": min(limit, 200)}
+    asked = {"project": project, "q": query, "status": status, "limit": min(limit, PAGE_SIZE)}
     sites: list[Site] = session.client.items(path("sites"), asked, limit=limit)
     rows = [(site["slug"], _state(site), site["release"], ago(site["created_at"]), site["url"]) for site in sites]
 
@@ -116,6 +117,7 @@ def show_(session: Session, slug: SlugArgument) -> None:
         ("hostnames", site["hostnames"]),
         ("project", site["project"]),
         ("release", site["release"]),
+        ("moving to", site.get("pending_release")),
         ("mode", site["mode"]),
         ("runtime", f"{site['runtime']}, {site['processes']} × {site['threads']} (processes × threads)"),
         ("environment", sorted(site["environment_names"])),
@@ -127,7 +129,7 @@ def show_(session: Session, slug: SlugArgument) -> None:
     )
 
     def show() -> None:
-        session.output.card([pair for pair in pairs if pair[0] != "error" or pair[1]])
+        session.output.card([(name, value) for name, value in pairs if value or name not in ("error", "moving to")])
         for node in site["nodes"]:
             session.output.tail(f"log of {node['node']}", node["log"])
 
@@ -161,7 +163,11 @@ def update(
     elapsed = stopwatch()
     site: Site = session.client.patch(path("sites", name), changes)
     if wait:
-        wait_for_site(session.client, name, seconds=timeout, revision=site["revision"])
+        state = wait_for_site(session.client, name, seconds=timeout, revision=site["revision"])
+        if release is not None and state["error"]:
+            raise WorkFailed(
+                f"{name} was not moved to {release}: {state['error']}", "It goes on with the release it had."
+            )
     _conclude(session, site, wait, f"{name} serves its new version after {took(elapsed())}.", "is being changed")
 
 
@@ -197,17 +203,17 @@ def delete(
     if confirm != name:
         raise UsageProblem("confirm", f"«{confirm}» is not «{name}»; nothing was deleted.")
     query = {"confirm": name, "dump": "true" if dump else "false"}
-    answer: Document = session.client.delete(path("sites", name), query, patience=ANSWER_SECONDS) or {}
+    answer: Document = session.client.delete(path("sites", name), query) or {}
     if wait:
         wait_until_gone(session.client, name, seconds=timeout)
-    kept_at = answer.get("dump")
+    kept_at = _dump_of(session, name, int(answer.get("revision") or 0)) if wait and dump else None
 
     def show() -> None:
         session.output.line(f"{name} is deleted." if wait else f"{name} is being deleted.")
         if dump:
-            session.output.line(f"Its database is kept in {kept_at or session.home / 'backups'}.")
+            session.output.line(f"Its last dump is in {kept_at or session.home / 'backups'}.")
 
-    session.output.result(answer or {"slug": name, "status": "deleting"}, show)
+    session.output.result({"slug": name, "gone": wait, "dump": kept_at}, show)
 
 
 @command(app, "logs", example="tenantry site logs blog -f")
@@ -242,11 +248,26 @@ def _changes(
     return changes
 
 
+def _dump_of(session: Session, slug: str, since: int) -> str | None:
+    """Where the job kept the site's last dump: the change that ends a removal says it."""
+    for change in session.client.items(path("changes"), {"since": since, "limit": PAGE_SIZE}):
+        if change["type"] == "site.removed" and change["site"] == slug:
+            dump: str | None = change["metadata"].get("dump")
+            return dump
+    return None
+
+
 def _conclude(session: Session, site: Site, waited: bool, done: str, going: str) -> None:
     """Print how it ended: the site as it is now for programs, one sentence for people."""
     document = session.client.get(path("sites", site["slug"])) if waited and session.output.as_json else site
-    text = done if waited else f"{site['slug']} {going}: {site['url']} (see «tenantry site show {site['slug']}»)."
-    session.output.result(document, lambda: session.output.line(text))
+    text = done if waited else f"{site['slug']} {going}; see «tenantry site show {site['slug']}»."
+
+    def show() -> None:
+        session.output.line(text)
+        if not site["url"]:
+            session.output.remark(f"Next: tenantry hostname add {site['slug']} HOSTNAME", "dim")
+
+    session.output.result(document, show)
 
 
 def _state(site: Site) -> str:

@@ -54,8 +54,11 @@ def wait_until_gone(client: Client, slug: str, *, seconds: float) -> None:
             return
         if state["converged"]:
             return
-        if state["status"] == "failed":
-            raise WorkFailed(f"{slug} was not removed: {state['error'] or 'the job failed'}.")
+        if state["error"]:
+            raise WorkFailed(
+                f"{slug} was not removed: {state['error']}",
+                f"Mend the cause, then «tenantry site delete {slug}» again.",
+            )
         if time.monotonic() >= deadline:
             raise StillWorking(
                 f"{slug} is not gone yet after {seconds:g} s ({_summary(state)}). The platform goes on.",
@@ -103,7 +106,7 @@ def wait_for_release(client: Client, name: str, output: Output, *, seconds: floa
         step = f" at «{release['step']}»" if release["step"] else ""
         raise WorkFailed(
             f"{name} was not built: it failed{step}: {release['error'] or 'no reason was recorded'}",
-            f"The whole log: «tenantry release log {name}».",
+            f"Mend it, then «tenantry release build {release['project']}». The log: «tenantry release log {name}».",
             release["log_tail"] or "",
         )
     return release
