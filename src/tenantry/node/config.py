@@ -1,0 +1,163 @@
+"""agent.json: what the agent is told when it starts."""
+
+import grp
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tenantry.node.errors import ConfigError
+from tenantry.node.layout import Layout, home_problem
+
+# Ranges inside a home's 100,000 uids. A uid is also the gid of the same number.
+CONTROL_UID = 1
+PROJECT_UIDS = 10_000
+SITE_UIDS = 20_000
+
+_T = TypeVar("_T")
+
+_GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The identity a site's processes run under: its own uid and gid, and its project's gid to read the release."""
+
+    uid: int
+    gid: int
+    project_gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The agent's configuration. `uid_base` is None where the agent is not root: everything is one user then."""
+
+    home: Path
+    node: str
+    bind: str
+    http_port: int
+    uid_base: int | None
+    nginx_group: str | None
+    database_host: str
+    database_port: int
+    redis_socket: str | None
+    dsn: str = field(repr=False)
+    platform_keys: tuple[str, ...] = field(repr=False)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.home)
+
+    def owner(self, site_number: int, project_number: int) -> Owner | None:
+        """Return who site `site_number` runs as, or None when the agent cannot change user."""
+        if self.uid_base is None:
+            return None
+        uid = self.uid_base + SITE_UIDS + site_number
+        return Owner(uid, uid, self.uid_base + PROJECT_UIDS + project_number)
+
+    def nginx_gid(self) -> int | None:
+        """Return the gid of nginx's workers, or None when nginx runs as the agent's own user."""
+        if self.uid_base is None or self.nginx_group is None:
+            return None
+        try:
+            return grp.getgrnam(self.nginx_group).gr_gid
+        except KeyError as error:
+            raise ConfigError(f"nginx_group: there is no group {self.nginx_group!r} on this machine") from error
+
+    def control_gid(self) -> int | None:
+        """Return the gid of control, which reads the sites' logs."""
+        return None if self.uid_base is None else self.uid_base + CONTROL_UID
+
+
+def read_config(path: Path) -> Config:
+    """Return the configuration in `path`; `ConfigError` naming the file and the key otherwise."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); `bin/up` writes it") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error})") from error
+    try:
+        return parse_config(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_config(document: Any) -> Config:
+    """Return `document` as a configuration; `ConfigError` naming the key otherwise."""
+    if not isinstance(document, Mapping):
+        raise ConfigError("must hold an object")
+    database = document.get("tenant_database")
+    if not isinstance(database, Mapping):
+        raise ConfigError("tenant_database: must be an object with host and port")
+    uid_base = document.get("uid_base")
+    if uid_base is not None and (not isinstance(uid_base, int) or isinstance(uid_base, bool) or uid_base < 1000):
+        raise ConfigError(f"uid_base: must be null or a number from 1000, not {uid_base!r}")
+    if uid_base is not None and os.geteuid() != 0:
+        raise ConfigError("uid_base: only root can run sites under their own users; set it to null")
+    return Config(
+        home=_home(_value(document, "home", str)),
+        node=_value(document, "node", str),
+        bind=_address(_value(document, "bind", str)),
+        http_port=_port(document, "http_port"),
+        uid_base=uid_base,
+        nginx_group=_group(document.get("nginx_group")),
+        database_host=_value(database, "host", str),
+        database_port=_port(database, "port"),
+        redis_socket=_optional_text(document, "redis_socket"),
+        dsn=_value(document, "dsn", str),
+        platform_keys=_keys(document.get("platform_key")),
+    )
+
+
+def _value(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    value = document.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+        wanted = "a number" if kind is int else "a text"
+        raise ConfigError(f"{key}: must be {wanted}" + (", it is missing" if value is None else ""))
+    return value
+
+
+def _home(text: str) -> Path:
+    problem = home_problem(text)
+    if problem:
+        raise ConfigError(f"home: {text!r} {problem}")
+    real = os.path.realpath(text)
+    if real != text:
+        raise ConfigError(f"home: {text!r} leads through a link; write {real!r}")
+    return Path(text)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ConfigError(f"bind: must be an IP address such as 127.0.0.1, not {text!r}") from error
+
+
+def _port(document: Mapping[str, Any], key: str) -> int:
+    value = _value(document, key, int)
+    if not 1 <= value <= 65535:
+        raise ConfigError(f"{key}: must be between 1 and 65535, not {value}")
+    return value
+
+
+def _group(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and _GROUP.match(value)):
+        return value
+    raise ConfigError(f"nginx_group: must be null or the name of a group, not {value!r}")
+
+
+def _optional_text(document: Mapping[str, Any], key: str) -> str | None:
+    return None if document.get(key) is None else _value(document, key, str)
+
+
+def _keys(value: Any) -> tuple[str, ...]:
+    keys = [value] if isinstance(value, str) else value
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key for key in keys):
+        raise ConfigError("platform_key: must be a key, or a list of keys with the newest first")
+    return tuple(keys)

@@ -1,0 +1,38 @@
+"""The uWSGI emperor: woken by reading its stats socket, which also says what it runs."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenantry.node.errors import EmperorUnavailable
+
+ANSWER_SECONDS = 3.0  # the emperor answers within milliseconds, except while it forks many vassals
+
+
+@dataclass(frozen=True, slots=True)
+class EmperorState:
+    """The files the emperor runs, and those it gave up for a while because their processes keep ending."""
+
+    running: frozenset[str]
+    blacklisted: frozenset[str]
+
+
+async def ask_emperor(stats_socket: Path) -> EmperorState:
+    """Return the emperor's own list; reading it also makes the emperor scan its directory at once.
+
+    `EmperorUnavailable` when it does not answer within 3 s.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(str(stats_socket))
+            try:
+                document = json.loads(await reader.read(-1))
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError) as error:
+        raise EmperorUnavailable(f"the uWSGI emperor does not answer on {stats_socket}: {error}") from error
+    return EmperorState(
+        running=frozenset(vassal["id"] for vassal in document["vassals"]),
+        blacklisted=frozenset(vassal["id"] for vassal in document["blacklist"]),
+    )

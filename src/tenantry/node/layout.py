@@ -1,0 +1,93 @@
+"""PURE: where things are below a home. Every path the agent uses is made here."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenantry.spec.names import Fqdn, Slug
+from tenantry.spec.sites import ReleaseName
+
+# A unix socket's path ends at 107 bytes: home + "/run/sites/" + 40 + "/" + generation + ".sock".
+HOME_MAX_BYTES = 46
+# nginx and uWSGI parse files that hold the home's path: characters that mean something to them are refused.
+_HOME = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
+
+_VASSAL = re.compile(r"(?P<slug>[a-z](?:[a-z0-9-]*[a-z0-9])?)\.(?P<generation>[1-9][0-9]{0,8})\.ini\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below `home`, which must be absolute and real (no link in it)."""
+
+    home: Path
+
+    @property
+    def etc(self) -> Path:
+        return self.home / "etc"
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def hosts(self) -> Path:
+        return self.home / "run" / "hosts"
+
+    @property
+    def sites(self) -> Path:
+        return self.home / "run" / "sites"
+
+    @property
+    def vassals(self) -> Path:
+        return self.home / "run" / "vassals"
+
+    @property
+    def emperor_socket(self) -> Path:
+        return self.home / "run" / "emperor.sock"
+
+    @property
+    def state(self) -> Path:
+        return self.home / "state"
+
+    @property
+    def site_logs(self) -> Path:
+        return self.home / "logs" / "sites"
+
+    def host(self, fqdn: Fqdn) -> Path:
+        return self.hosts / fqdn
+
+    def site(self, slug: Slug) -> Path:
+        return self.sites / slug
+
+    def socket(self, slug: Slug, generation: int) -> Path:
+        return self.sites / slug / f"{generation:d}.sock"
+
+    def document(self, slug: Slug, generation: int) -> Path:
+        return self.sites / slug / f"site.{generation:d}.json"
+
+    def vassal(self, slug: Slug, generation: int) -> Path:
+        return self.vassals / f"{slug}.{generation:d}.ini"
+
+    def log(self, slug: Slug) -> Path:
+        return self.site_logs / f"{slug}.log"
+
+    def data(self, slug: Slug) -> Path:
+        return self.home / "data" / slug
+
+    def release(self, name: ReleaseName) -> Path:
+        return self.home / "releases" / str(name)
+
+
+def home_problem(text: str) -> str | None:
+    """Return why `text` cannot be a home, or None."""
+    if len(text.encode()) > HOME_MAX_BYTES:
+        return f"is longer than {HOME_MAX_BYTES} bytes (unix sockets below it would not fit)"
+    if not _HOME.match(text):
+        return "must be an absolute path of a-z, A-Z, 0-9, '.', '_' and '-', without spaces"
+    return None
+
+
+def parse_vassal(name: str) -> tuple[Slug, int] | None:
+    """Return the site and generation of a file name in `run/vassals`, or None when it is not one of ours."""
+    match = _VASSAL.match(name)
+    return (Slug(match["slug"]), int(match["generation"])) if match else None

@@ -1,0 +1,108 @@
+"""The command line of the node: prepare, run, exec. Builds everything and connects it; decides nothing."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tenantry.node.command import run_command
+from tenantry.node.config import Config, read_config
+from tenantry.node.effects.host import LocalHost
+from tenantry.node.errors import NodeError
+from tenantry.node.listener import Hint, Listener
+from tenantry.node.prepare import prepare
+from tenantry.node.reconciler import Reconciler
+from tenantry.node.status import NodeStatus
+from tenantry.node.store import LastKnown, Line, Store
+from tenantry.sealing import SealError
+from tenantry.spec.errors import InvalidName
+from tenantry.spec.names import parse_slug
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+STARTS_PER_CPU = 2  # vassals loading their application at the same time
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 ok, 1 failed, 2 usage)."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        config = read_config(options.config)
+        if options.command == "prepare":
+            prepare(config)
+        elif options.command == "run":
+            asyncio.run(run_agent(config))
+        else:
+            run_command(config, parse_slug(options.slug), _without_dashes(options.argv))
+    except InvalidName as error:
+        print(f"tenantry.node: {error.field}: {error.message}", file=sys.stderr)
+        return EXIT_USAGE
+    except (NodeError, SealError, OSError) as error:
+        print(f"tenantry.node: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+async def run_agent(config: Config) -> None:
+    """Run the agent until SIGTERM or SIGINT. Sites go on serving without it."""
+    listening, asking = Line(config.dsn), Line(config.dsn)
+    memory = LastKnown(config.layout.state)
+    reconciler = Reconciler(
+        Store(asking),
+        LocalHost(config),
+        memory,
+        NodeStatus(),
+        starts_at_once=STARTS_PER_CPU * (os.cpu_count() or 1),
+        clock=time.monotonic,
+    )
+    remembered = memory.load()
+    if remembered is not None:
+        reconciler.restore(remembered.epoch, remembered.revision, remembered.entries)
+
+    def hear(hint: Hint) -> None:
+        reconciler.hear(hint.epoch, hint.revision)
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(reconciler.run(), name="reconciler"),
+            group.create_task(Listener(listening, hear).run(), name="listener"),
+        ]
+        logger.info("the agent of %s runs for %s", config.node, config.home)
+        await stopped.wait()
+        for task in tasks:
+            task.cancel()
+    listening.drop()
+    asking.drop()
+    logger.info("the agent stopped")
+
+
+def _without_dashes(argv: list[str]) -> list[str]:
+    return argv[1:] if argv[:1] == ["--"] else argv
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tenantry.node", description="The agent of a node.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("prepare", "make the directories, nginx.conf, emperor.ini and the emperor's wrapper"),
+        ("run", "keep this node's sites as the database says"),
+        ("exec", "run a command in a site's environment, as the site's user"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", type=Path, required=True, metavar="AGENT_JSON")
+        if name == "exec":
+            command.add_argument("slug")
+            command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND …")
+    return parser

@@ -1,0 +1,256 @@
+"""PURE: what to do so that a site is served as desired, from what was observed.
+
+A generation's life: written → ready → serving → draining → gone. Invariants, at every point where a plan may be cut:
+- `app.sock` never points at a generation that has not answered, and is never absent once it was there;
+- a hostname is linked only to a site with a serving generation;
+- a file of a serving generation is removed only when the site itself is gone.
+Planning again after an interruption resumes; planning after everything was applied yields nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from tenantry.spec.names import Fqdn, Slug
+from tenantry.spec.sites import SiteSpec
+
+SETTLE_SECONDS = 0.7  # nginx may still connect to the old socket for a request that resolved the link before
+DRAIN_LIMIT_SECONDS = 30.0  # a request still running after this is cut off
+DRAIN_STEP_SECONDS = 0.1
+GONE_STEP_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedSite:
+    """What a probe found of one site. Sets of integers are generations; `listening` has a process on its socket.
+
+    `serving` is where app.sock points, since `serving_seconds`; `in_flight` counts connections per generation.
+    `static` and `media` are the targets of the links, None without one.
+    """
+
+    slug: Slug
+    directory: bool = False
+    data: bool = False
+    documents: frozenset[int] = frozenset()
+    vassals: frozenset[int] = frozenset()
+    sockets: frozenset[int] = frozenset()
+    listening: frozenset[int] = frozenset()
+    in_flight: Mapping[int, int] = field(default_factory=dict)
+    serving: int | None = None
+    serving_seconds: float = 0.0
+    hostnames: frozenset[Fqdn] = frozenset()
+    static: str | None = None
+    media: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step. `str()` of it is the line a dry run prints."""
+
+    slug: Slug
+
+    def __str__(self) -> str:
+        parts = [str(getattr(self, name)) for name in self.__dataclass_fields__]
+        return " ".join([type(self).__name__, *parts])
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareSite(Action):
+    """Make the site's directory and its data directories."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink(Action):
+    """Make the link `name` in the site's directory point at `target`; None removes it."""
+
+    name: str
+    target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationAction(Action):
+    """A step on one generation."""
+
+    generation: int
+
+
+class WriteDocument(GenerationAction):
+    """Write site.<generation>.json."""
+
+    __slots__ = ()
+
+
+class WriteVassal(GenerationAction):
+    """Write the ini and wake the emperor."""
+
+    __slots__ = ()
+
+
+class AwaitReady(GenerationAction):
+    """Wait until the generation answers its health path through its own socket."""
+
+    __slots__ = ()
+
+
+class Switch(GenerationAction):
+    """Point app.sock at the generation (again: its age then tells since when a removed site drains)."""
+
+    __slots__ = ()
+
+
+class RemoveGeneration(GenerationAction):
+    """Remove the ini, wake the emperor, remove socket and document."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHost(Action):
+    """Route a hostname to the site."""
+
+    hostname: Fqdn
+
+
+@dataclass(frozen=True, slots=True)
+class UnlinkHost(Action):
+    """Stop routing a hostname to the site, if it still is."""
+
+    hostname: Fqdn
+
+
+class RemoveSite(Action):
+    """Remove the site's directory below run/. Its data stays."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps, in order. `again_seconds`: look again after this long, something is on its way out."""
+
+    actions: tuple[Action, ...] = ()
+    again_seconds: float | None = None
+
+    def __str__(self) -> str:
+        lines = [str(action) for action in self.actions]
+        if self.again_seconds is not None:
+            lines.append(f"look again in {self.again_seconds:.2f} s")
+        return "\n".join(lines) or "nothing to do"
+
+
+def static_target(spec: SiteSpec) -> str | None:
+    """Return the target of the site's link `static`."""
+    return None if spec.release.static is None else f"../../../releases/{spec.release.name}/{spec.release.static}"
+
+
+def media_target(spec: SiteSpec) -> str | None:
+    """Return the target of the site's link `media`, None when the application serves uploads itself."""
+    return f"../../../data/{spec.slug}/media" if spec.release.serve_media else None
+
+
+def is_serving(spec: SiteSpec, observed: ObservedSite) -> bool:
+    """Whether visitors get the desired generation under exactly the desired hostnames."""
+    return (
+        observed.serving == spec.generation
+        and spec.generation in observed.listening
+        and observed.hostnames == frozenset(spec.hostnames)
+    )
+
+
+def is_absent(observed: ObservedSite) -> bool:
+    """Whether nothing of the site is left on the node but its data."""
+    return not (observed.directory or observed.vassals or observed.hostnames or observed.listening)
+
+
+def plan_site(spec: SiteSpec | None, observed: ObservedSite, failed: int | None = None) -> Plan:
+    """Return the plan for one site; `spec` None removes it. `failed` is a generation known never to become ready."""
+    if spec is None:
+        return _plan_removal(observed)
+    if failed == spec.generation and observed.serving != failed:
+        actions = [*_prepare(spec, observed), *_route_if_served(spec, observed)]
+    else:
+        actions = [*_prepare(spec, observed), *_route_if_served(spec, observed), *_bring_up(spec, observed)]
+    retired, again = _retire(spec, observed, failed)
+    return Plan((*actions, *retired), again)
+
+
+def _prepare(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    if not (observed.directory and observed.data):
+        yield PrepareSite(spec.slug)
+    if observed.media != media_target(spec):
+        yield SetLink(spec.slug, "media", media_target(spec))
+
+
+def _route_if_served(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    """Hostnames move at once where a generation serves already; an unserved site only loses them."""
+    wanted = frozenset(spec.hostnames)
+    for hostname in sorted(observed.hostnames - wanted):
+        yield UnlinkHost(spec.slug, hostname)
+    if observed.serving is not None:
+        for hostname in sorted(wanted - observed.hostnames):
+            yield LinkHost(spec.slug, hostname)
+
+
+def _bring_up(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    slug, generation = spec.slug, spec.generation
+    if generation not in observed.documents:
+        yield WriteDocument(slug, generation)
+    if generation not in observed.vassals:
+        yield WriteVassal(slug, generation)
+    if observed.serving != generation or generation not in observed.listening:
+        yield AwaitReady(slug, generation)
+    if observed.static != static_target(spec):
+        yield SetLink(slug, "static", static_target(spec))
+    if observed.serving != generation:
+        yield Switch(slug, generation)
+    if observed.serving is None:
+        for hostname in sorted(frozenset(spec.hostnames) - observed.hostnames):
+            yield LinkHost(slug, hostname)
+
+
+def _retire(spec: SiteSpec, observed: ObservedSite, failed: int | None) -> tuple[list[Action], float | None]:
+    """Remove generations that are neither desired nor serving, once nobody waits for an answer of theirs."""
+    kept = {observed.serving} | ({spec.generation} if failed != spec.generation else set())
+    left = (observed.documents | observed.vassals | observed.sockets) - kept
+    actions: list[Action] = []
+    waits: list[float] = []
+    for generation in sorted(left):
+        wait = 0.0 if generation == failed else _drain_wait(generation, observed)
+        if wait > 0:
+            waits.append(wait)
+        else:
+            actions.append(RemoveGeneration(observed.slug, generation))
+    if observed.listening - left - kept:
+        waits.append(GONE_STEP_SECONDS)
+    return actions, min(waits, default=None)
+
+
+def _drain_wait(generation: int, observed: ObservedSite) -> float:
+    """Return how long to wait before looking again whether `generation` may go; 0 when it may."""
+    if generation not in observed.listening or not 0 <= observed.serving_seconds < DRAIN_LIMIT_SECONDS:
+        return 0.0
+    if observed.serving_seconds < SETTLE_SECONDS:
+        return SETTLE_SECONDS - observed.serving_seconds
+    return DRAIN_STEP_SECONDS if observed.in_flight.get(generation) else 0.0
+
+
+def _plan_removal(observed: ObservedSite) -> Plan:
+    """Unroute, drain, end the processes, remove the directory; what the tenant stored is not the node's to delete."""
+    slug = observed.slug
+    if observed.hostnames:
+        unlink = [UnlinkHost(slug, hostname) for hostname in sorted(observed.hostnames)]
+        drain = [] if observed.serving is None else [Switch(slug, observed.serving)]
+        return Plan((*unlink, *drain), SETTLE_SECONDS)
+    actions: list[Action] = []
+    waits: list[float] = []
+    left = observed.documents | observed.vassals | observed.sockets
+    for generation in sorted(left):
+        wait = _drain_wait(generation, observed)
+        if wait > 0:
+            waits.append(wait)
+        else:
+            actions.append(RemoveGeneration(slug, generation))
+    if observed.directory and not waits:
+        actions.append(RemoveSite(slug))
+    if observed.listening - left:
+        waits.append(GONE_STEP_SECONDS)
+    return Plan(tuple(actions), min(waits, default=None))

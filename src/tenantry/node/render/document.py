@@ -1,0 +1,106 @@
+"""PURE: site.<generation>.json, all that the emperor's wrapper needs to become a site's process.
+
+Its readers are the wrapper and `tenantry.node exec`; it holds secrets and what people typed, so it is 0600 and never
+interpolated by anything.
+"""
+
+import json
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tenantry.node.config import Config, Owner
+from tenantry.node.render.uwsgi import LISTENING_FD
+from tenantry.spec.environment import CacheAccess, DatabaseAccess, SiteIdentity, SitePlaces, site_environment
+from tenantry.spec.errors import InvalidDocument
+from tenantry.spec.sites import SiteSpec
+
+VERSION = 1
+OPEN_FILES = 4096  # descriptors of one site's process
+PROCESSES = 512  # processes and threads of one site's user (root only: the limit counts per uid)
+_RUN_UWSGI = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What `SiteSpec.sealed` holds."""
+
+    environment: Mapping[str, str] = field(repr=False)
+    secret_key: str = field(repr=False)
+    database_password: str = field(repr=False)
+    cache_password: str | None = field(repr=False)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Secrets":
+        """Check the shape of an unsealed document; `InvalidDocument` names the key, never the value."""
+        environment = document.get("environment", {})
+        if not isinstance(environment, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, str) and "\0" not in name + value and "=" not in name
+            for name, value in environment.items()
+        ):
+            raise InvalidDocument("the sealed environment must map names to texts without NUL")
+        for key in ("secret_key", "database_password"):
+            if not isinstance(document.get(key), str):
+                raise InvalidDocument(f"the sealed document lacks the text {key}")
+        return cls(environment, document["secret_key"], document["database_password"], document.get("cache_password"))
+
+
+def site_document(spec: SiteSpec, secrets: Secrets, config: Config, nginx_gid: int | None) -> dict[str, Any]:
+    """Return the document of `spec`'s generation. `argv` starts uWSGI; `manage` is the argv of manage.py."""
+    layout = config.layout
+    release = layout.release(spec.release.name)
+    python = f"{release}/venv/bin/python"
+    owner = config.owner(spec.number, spec.project_number)
+    manage = _inside(spec.release.manage)
+    return {
+        "version": VERSION,
+        "slug": spec.slug,
+        "generation": spec.generation,
+        "argv": [python, "-c", _RUN_UWSGI, "--ini", str(layout.vassal(spec.slug, spec.generation))],
+        "manage": [python, "-m", "django_tenantry", posixpath.basename(manage)],
+        "cwd": posixpath.join(str(release), "src", posixpath.dirname(manage)).rstrip("/"),
+        "environment": _environment(spec, secrets, config),
+        "user": _user(owner),
+        "socket": {"path": str(layout.socket(spec.slug, spec.generation)), "gid": nginx_gid, "fd": LISTENING_FD},
+        "log": {"path": str(layout.log(spec.slug)), "gid": config.control_gid()},
+        "limits": {"open_files": OPEN_FILES, "processes": None if owner is None else PROCESSES},
+    }
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a document: the same document gives the same bytes."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _user(owner: Owner | None) -> dict[str, Any] | None:
+    return None if owner is None else {"uid": owner.uid, "gid": owner.gid, "groups": [owner.project_gid]}
+
+
+def _environment(spec: SiteSpec, secrets: Secrets, config: Config) -> dict[str, str]:
+    release = config.layout.release(spec.release.name)
+    data = config.layout.data(spec.slug)
+    cache = None
+    if config.redis_socket is not None and secrets.cache_password is not None:
+        cache = CacheAccess(config.redis_socket, spec.database, spec.slug, secrets.cache_password)
+    return site_environment(
+        SiteIdentity(spec.slug, spec.hostnames, spec.release.settings, spec.release.wsgi, secrets.secret_key),
+        SitePlaces(
+            venv=f"{release}/venv",
+            static=f"{release}/{spec.release.static or 'static'}",
+            media=f"{data}/media",
+            home=f"{data}/home",
+            tmp=f"{data}/tmp",  # noqa: S108
+        ),
+        DatabaseAccess(
+            config.database_host, config.database_port, spec.database, spec.database, secrets.database_password
+        ),
+        cache,
+        secrets.environment,
+    )
+
+
+def _inside(path: str) -> str:
+    if not path or path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise InvalidDocument("manage must be a path inside the release's source")
+    return path

@@ -1,0 +1,248 @@
+"""PURE: nginx.conf, written once. Sites and hostnames are data on disk; the file does not know them.
+
+What it holds varies only with the home's checked path, an IP address, ports and a group's name. A request goes:
+whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+
+from tenantry.node.layout import Layout
+
+MIME_TYPES = {
+    "application/javascript": "js mjs",
+    "application/json": "json map webmanifest",
+    "application/pdf": "pdf",
+    "application/wasm": "wasm",
+    "application/xml": "xml xsl",
+    "application/zip": "zip",
+    "audio/mpeg": "mp3",
+    "audio/ogg": "ogg oga opus",
+    "font/otf": "otf",
+    "font/ttf": "ttf",
+    "font/woff": "woff",
+    "font/woff2": "woff2",
+    "image/avif": "avif",
+    "image/gif": "gif",
+    "image/jpeg": "jpeg jpg",
+    "image/png": "png",
+    "image/svg+xml": "svg svgz",
+    "image/webp": "webp",
+    "image/x-icon": "ico",
+    "text/css": "css",
+    "text/csv": "csv",
+    "text/html": "html htm",
+    "text/plain": "txt log md",
+    "video/mp4": "mp4 m4v",
+    "video/webm": "webm",
+}
+
+# Headers by which a proxy tells an application who asked. Nobody in front of this nginx is trusted: what the visitor
+# sent under these names is replaced or emptied. An upper-case name is how the application sees it.
+_EMPTIED = (
+    "HTTP_FORWARDED",
+    "HTTP_PROXY",  # becomes the environment's proxy setting in CGI-like programs (httpoxy)
+    "HTTP_X_FORWARDED",
+    "HTTP_X_FORWARDED_PATH",
+    "HTTP_X_FORWARDED_PREFIX",
+    "HTTP_X_FORWARDED_SCHEME",
+    "HTTP_X_FORWARDED_SERVER",
+    "HTTP_X_FORWARDED_SSL",
+    "HTTP_X_ORIGINAL_URL",
+    "HTTP_X_REWRITE_URL",
+    "HTTP_X_SCRIPT_NAME",
+    "HTTP_X_CLIENT_IP",
+    "HTTP_X_CLUSTER_CLIENT_IP",
+    "HTTP_TRUE_CLIENT_IP",
+    "HTTP_CF_CONNECTING_IP",
+)
+
+_PARAMETERS = {
+    "QUERY_STRING": "$query_string",
+    "REQUEST_METHOD": "$request_method",
+    "CONTENT_TYPE": "$content_type",
+    "CONTENT_LENGTH": "$content_length",
+    "REQUEST_URI": "$request_uri",
+    "PATH_INFO": "$document_uri",
+    "SERVER_PROTOCOL": "$server_protocol",
+    "REQUEST_SCHEME": "$scheme",
+    "HTTPS": "$https if_not_empty",
+    "REMOTE_ADDR": "$remote_addr",
+    "REMOTE_PORT": "$remote_port",
+    "SERVER_PORT": "$server_port",
+    "SERVER_NAME": "$h",
+    "HTTP_HOST": "$h$typed_port",
+    "HTTP_X_FORWARDED_FOR": "$remote_addr",
+    "HTTP_X_FORWARDED_HOST": "$h$typed_port",
+    "HTTP_X_FORWARDED_PORT": "$seen_port",
+    "HTTP_X_FORWARDED_PROTO": "$scheme",
+    "HTTP_X_REAL_IP": "$remote_addr",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NginxSettings:
+    """What varies in nginx.conf. `group` is None where nginx runs as an ordinary user."""
+
+    bind: str
+    http_port: int
+    group: str | None
+    open_files: int
+
+
+def render_nginx(layout: Layout, settings: NginxSettings) -> str:
+    """Return nginx.conf; `nginx -t` accepts it once the directories it names exist."""
+    run = layout.run
+    user = f"user www-data {settings.group};\n" if settings.group else ""
+    return f"""\
+{user}daemon off;
+worker_processes auto;
+worker_rlimit_nofile {settings.open_files:d};
+worker_shutdown_timeout 30s;
+pid {run}/nginx.pid;
+error_log {layout.home}/logs/nginx.log warn;
+events {{ worker_connections {max(settings.open_files // 4, 64):d}; }}
+http {{
+{_http(layout)}
+  server {{
+    listen {_listen(settings)} default_server;
+    server_name _;
+{_server(layout)}
+  }}
+  # Not a name a visitor's browser can ask for by accident, and no site's: labels of sites have no underscore.
+  server {{
+    listen {_listen(settings)};
+    server_name _status;
+    access_log off;
+    location / {{ return 404; }}
+    location = /nginx {{ stub_status; allow 127.0.0.1; allow ::1; deny all; }}
+  }}
+}}
+"""
+
+
+def _listen(settings: NginxSettings) -> str:
+    address = ipaddress.ip_address(settings.bind)
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return f"{host}:{settings.http_port:d}"
+
+
+def _http(layout: Layout) -> str:
+    temporary = layout.run / "nginx-tmp"
+    types = "\n".join(f"    {kind} {endings};" for kind, endings in MIME_TYPES.items())
+    parameters = "\n".join(f"  uwsgi_param {name} {value};" for name, value in _PARAMETERS.items())
+    emptied = "\n".join(f'  uwsgi_param {name} "";' for name in _EMPTIED)
+    return f"""\
+  server_tokens off;
+  sendfile on;
+  tcp_nopush on;
+  keepalive_timeout 65s;
+  keepalive_requests 100000;
+  client_max_body_size 100m;
+  client_body_buffer_size 128k;
+  client_body_temp_path {temporary}/body;
+  proxy_temp_path {temporary}/proxy;
+  uwsgi_temp_path {temporary}/uwsgi;
+  fastcgi_temp_path {temporary}/fastcgi;
+  scgi_temp_path {temporary}/scgi;
+  uwsgi_max_temp_file_size 0;
+  uwsgi_connect_timeout 5s;
+  uwsgi_read_timeout 60s;
+  default_type application/octet-stream;
+  types {{
+{types}
+  }}
+  # $host is lowercased, without port, and may hold almost any byte: what goes on into paths is whitelisted here.
+  map $host $h {{ default ""; "~^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$" $host; }}
+  map $h $wild {{ default ""; "~^[^.]+\\.(?<parent>.+\\..+)$" "_.$parent"; }}
+  map $http_host $typed_port {{ default ""; "~:(?<digits>[0-9]+)$" ":$digits"; }}
+  map $typed_port $seen_port {{ default $server_port; "~^:(?<seen>[0-9]+)$" $seen; }}
+  map $rp $site {{ default ""; "~/sites/(?<slug>[a-z0-9-]+)$" $slug; }}
+  map $request_method $unsafe {{ default w; GET ""; HEAD ""; OPTIONS ""; }}
+  # A name with a hash in it (ManifestStaticFilesStorage) never changes its content.
+  map $uri $static_cache {{
+    default "public, max-age=3600";
+    "~\\.[0-9a-f]{{12}}\\.[A-Za-z0-9]+$" "public, max-age=31536000, immutable";
+  }}
+{parameters}
+{emptied}
+  log_format tenantry escape=json '{{"time":"$time_iso8601","site":"$site","host":"$h","remote":"$remote_addr",'
+    '"method":"$request_method","uri":"$request_uri","status":$status,"bytes":$bytes_sent,'
+    '"seconds":$request_time,"upstream_seconds":"$upstream_response_time","agent":"$http_user_agent"}}';
+  access_log {layout.home}/logs/access.log tenantry buffer=64k flush=1s;"""
+
+
+def _server(layout: Layout) -> str:
+    return f"""\
+    root {layout.hosts}/$dir;
+    set $rp "";
+    if ($h = "") {{ return 444; }}
+    set $dir "";
+    if (-d {layout.hosts}/$wild) {{ set $dir $wild; }}
+    if (-d {layout.hosts}/$h) {{ set $dir $h; }}
+    if ($dir = "") {{ return 404; }}
+    set $rp $realpath_root;
+    if (-f $rp/mode.maintenance) {{ return 503; }}
+    set $ro $unsafe;
+    if (-f $rp/mode.readonly) {{ set $ro "r$unsafe"; }}
+    if ($ro = rw) {{ return 405; }}
+    set $red $https;
+    if (-f $rp/mode.https) {{ set $red "r$https"; }}
+    if ($red = r) {{ return 308 https://$h$request_uri; }}
+    error_page 404 @unknown;
+    error_page 405 @readonly;
+    error_page 502 504 @away;
+    error_page 503 @maintenance;
+{_pages()}
+    # `root` here is the site's directory; below its two links nothing may lead elsewhere.
+    location ^~ /static/ {{
+      root $rp;
+      disable_symlinks on from=$rp/static;
+      try_files $uri @application;
+      error_page 403 405 = @application;
+      add_header Cache-Control $static_cache;
+      add_header X-Content-Type-Options nosniff always;
+      gzip on;
+      gzip_types text/css application/javascript application/json image/svg+xml;
+    }}
+    location ^~ /media/ {{
+      root $rp;
+      disable_symlinks on from=$rp/media;
+      try_files $uri @application;
+      error_page 403 405 = @application;
+      # What visitors uploaded must not run as the site: no scripts, no forms, no frames, no other origin's content.
+      add_header X-Content-Type-Options nosniff always;
+      add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
+style-src 'unsafe-inline'" always;
+    }}
+    location @application {{ uwsgi_pass unix:$rp/app.sock; }}
+    location / {{ uwsgi_pass unix:$rp/app.sock; }}"""
+
+
+def _pages() -> str:
+    def page(name: str, status: int, title: str, text: str, headers: str) -> str:
+        body = (
+            f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>"
+            f"<title>{title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;max-width:32rem;"
+            f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p></html>"
+        )
+        return f"    location @{name} {{ default_type text/html; {headers} return {status:d} '{body}\\n'; }}"
+
+    retry = "add_header Retry-After {} always; add_header Cache-Control no-store always;"
+    return "\n".join(
+        [
+            "    location @unknown { default_type text/plain; keepalive_timeout 0; "
+            'return 404 "No site answers to this name here.\\n"; }',
+            page(
+                "away", 503, "One moment, please", "This site is not answering right now. Try again.", retry.format(5)
+            ),
+            page("maintenance", 503, "Down for maintenance", "This site will be back soon.", retry.format(120)),
+            page(
+                "readonly",
+                405,
+                "Read-only",
+                "This site accepts no changes for the moment.",
+                retry.format(120) + ' add_header Allow "GET, HEAD, OPTIONS" always;',
+            ),
+        ]
+    )

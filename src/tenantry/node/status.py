@@ -1,0 +1,117 @@
+"""PURE: what this node says of itself. A report holds the node's line and the sites that changed since the last one."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from tenantry.node.desired import Entry
+from tenantry.spec.names import Slug
+from tenantry.spec.sites import SiteState
+
+
+class NodeStatus:
+    """Collects what is to be reported. The node's revision is the last one up to which everything is settled."""
+
+    def __init__(self) -> None:
+        self._epoch: str | None = None
+        self._head = 0
+        self._pending: dict[Slug, int] = {}
+        self._sites: dict[Slug, dict[str, Any]] = {}
+        self._lines: dict[Slug, int] = {}
+        self._digest = 0
+        self._conditions: dict[str, str] = {}
+        self._changed: set[Slug] = set()
+        self._reported: dict[str, Any] | None = None
+
+    def head(self, epoch: str, revision: int) -> None:
+        """The desired state was read up to `revision`. In a new epoch every site is reported again."""
+        if epoch != self._epoch:
+            self._changed.update(self._sites)
+        self._epoch, self._head = epoch, revision
+
+    def begin(self, slug: Slug, revision: int) -> None:
+        """`slug` has to follow `revision`; the node's revision waits for it."""
+        self._pending.setdefault(slug, revision)
+
+    def knows(self, slug: Slug) -> bool:
+        return slug in self._sites
+
+    def site(
+        self,
+        entry: Entry,
+        state: SiteState,
+        message: str = "",
+        log: str = "",
+        *,
+        generation: int | None = None,
+        settled: bool = True,
+    ) -> None:
+        """Note a site's state. `settled` False: it is still being worked on, the node's revision waits."""
+        if settled:
+            self._pending.pop(entry.slug, None)
+        desired = entry.spec.generation if entry.spec else 0
+        line = {
+            "slug": entry.slug,
+            "revision": entry.revision,
+            "generation": desired if generation is None else generation,
+            "state": state.value,
+            "message": message,
+            "log": log,
+        }
+        if self._sites.get(entry.slug) != line:
+            self._sites[entry.slug] = line
+            self._changed.add(entry.slug)
+        self._note_digest(entry, state)
+
+    def set_condition(self, kind: str, message: str) -> None:
+        self._conditions[kind] = message
+
+    def clear_condition(self, kind: str) -> None:
+        self._conditions.pop(kind, None)
+
+    @property
+    def revision(self) -> int:
+        """Return the last revision of which nothing is left to do."""
+        return min([self._head, *(revision - 1 for revision in self._pending.values())])
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of what is served: nodes that serve the same have the same."""
+        return f"sha256x:{self._digest:064x}"
+
+    def take_report(self) -> dict[str, Any] | None:
+        """Return the next report, None when nothing changed; `give_back` it if it did not arrive."""
+        if self._epoch is None:
+            return None
+        node = {
+            "epoch": self._epoch,
+            "revision": self.revision,
+            "digest": self.digest,
+            "conditions": [
+                {"type": kind, "status": True, "message": message} for kind, message in sorted(self._conditions.items())
+            ],
+        }
+        if not self._changed and node == self._reported:
+            return None
+        changed, self._changed = self._changed, set()
+        self._reported = node
+        report = node | {"sites": [self._sites[slug] for slug in sorted(changed)]}
+        for slug in changed:
+            if self._sites[slug]["state"] == SiteState.ABSENT.value:
+                del self._sites[slug]
+        return report
+
+    def give_back(self, report: Mapping[str, Any]) -> None:
+        """The report did not arrive: its sites are reported next time, unless they changed since."""
+        self._reported = None
+        for line in report["sites"]:
+            self._sites.setdefault(line["slug"], line)
+            self._changed.add(line["slug"])
+
+    def _note_digest(self, entry: Entry, state: SiteState) -> None:
+        self._digest ^= self._lines.pop(entry.slug, 0)
+        if state is SiteState.SERVING and entry.spec is not None:
+            spec = entry.spec
+            text = f"{spec.slug} {spec.generation} {spec.release.digest} {spec.mode} {' '.join(spec.hostnames)}"
+            self._lines[entry.slug] = int.from_bytes(hashlib.sha256(text.encode()).digest())
+            self._digest ^= self._lines[entry.slug]

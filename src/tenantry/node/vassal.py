@@ -1,0 +1,153 @@
+"""The emperor's wrapper: binds a site's socket, opens its log, becomes the site's user, starts its uWSGI.
+
+A standalone script of the standard library: `prepare` copies it to `<home>/etc/vassal` and the emperor executes it
+as `vassal --ini <slug>.<generation>.ini` in `run/vassals`. As root it reads only files that root alone can write.
+`tenantry.node exec` uses the same steps to run a command as the site.
+
+Steps, in this order: 1 read site.<generation>.json · 2 log · 3 socket · 4 limits · 5 user · 6 directory · 7 exec.
+An interruption leaves at most a socket nobody listens on, which the next start replaces.
+"""
+
+# ruff: noqa: PTH, S606  (pathlib would cost 10 ms at every start of a site)
+import json
+import os
+import resource
+import socket
+import sys
+
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAPBSET_DROP = 24
+LAST_CAPABILITY = 63  # the kernel answers EINVAL beyond its own last one
+BACKLOG_MAX = 1024
+SOCKET_MODE = 0o660
+KEPT_VARIABLE = "UWSGI_EMPEROR_FD"
+SLUG_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def main(argv: list[str]) -> None:
+    """Become the process of the generation named by `--ini`; returns only by raising."""
+    slug, generation = parse_arguments(argv)
+    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    document = read_document(f"{home}/run/sites/{slug}/site.{generation}.json")
+    environment = dict(document["environment"])
+    emperor = os.environ.get(KEPT_VARIABLE)
+    kept = {document["socket"]["fd"]}
+    if emperor is not None:
+        environment[KEPT_VARIABLE] = emperor
+        kept.add(int(emperor))
+    open_log(document)
+    bind_socket(document["socket"])
+    close_others(kept)
+    become(document)
+    os.execve(document["argv"][0], document["argv"], environment)
+
+
+def parse_arguments(argv: list[str]) -> tuple[str, str]:
+    """Return slug and generation from `--ini <slug>.<generation>.ini`; SystemExit for anything else."""
+    name = argv[2] if len(argv) == 3 and argv[1] == "--ini" else ""
+    slug, _, rest = name.partition(".")
+    generation = rest.removesuffix(".ini")
+    if not rest.endswith(".ini") or not SLUG_LETTERS.issuperset(slug) or not slug:
+        raise SystemExit(f"vassal: not the ini of a generation: {name!r}")
+    if not generation.isascii() or not generation.isdigit():
+        raise SystemExit(f"vassal: not a generation: {name!r}")
+    return slug, generation
+
+
+def read_document(path: str) -> dict:  # type: ignore[type-arg]
+    """Return the document; a link in its place is refused."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        document: dict = json.load(file)  # type: ignore[type-arg]
+    if document["version"] != 1:
+        raise SystemExit(f"vassal: {path} has version {document['version']}; run `prepare` of the same release")
+    return document
+
+
+def open_log(document: dict) -> None:  # type: ignore[type-arg]
+    """Make the site's log standard output and error. The site may write and read it, control may read it."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(document["log"]["path"], flags, 0o640)
+    user = document["user"]
+    if user is not None:
+        os.fchown(descriptor, user["uid"], document["log"]["gid"])
+    os.set_blocking(descriptor, True)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def bind_socket(place: dict) -> None:  # type: ignore[type-arg]
+    """Listen on the generation's socket, connectable by its owner and nginx's group from the first moment."""
+    path, gid = place["path"], place["gid"]
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    old_mask = os.umask(0o777 & ~SOCKET_MODE)
+    old_gid = os.getegid()
+    if gid is not None:
+        os.setegid(gid)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    if gid is not None:
+        os.setegid(old_gid)
+    os.umask(old_mask)
+    listener.listen(BACKLOG_MAX)
+    os.dup2(listener.fileno(), place["fd"], inheritable=True)
+    listener.detach()
+
+
+def close_others(kept: set) -> None:  # type: ignore[type-arg]
+    """Close every descriptor that the site has no business with."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        if descriptor > 2 and descriptor not in kept:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # the listing's own descriptor
+
+
+def become(document: dict) -> None:  # type: ignore[type-arg]
+    """Take the site's limits, user and directory. Afterwards nothing of root's rights is left, nor can be regained."""
+    limits = document["limits"]
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = limits["open_files"] if hard == resource.RLIM_INFINITY else min(limits["open_files"], hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds the site's secrets
+    os.umask(0o027)
+    user = document["user"]
+    if user is not None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"], limits["processes"]))
+        drop_capabilities()
+        os.setgroups(user["groups"])
+        os.setresgid(user["gid"], user["gid"], user["gid"])
+        os.setresuid(user["uid"], user["uid"], user["uid"])
+    forbid_new_privileges()
+    os.chdir(document["cwd"])
+
+
+def drop_capabilities() -> None:
+    """Empty the bounding set: not even a program with file capabilities gives one back."""
+    for capability in range(LAST_CAPABILITY + 1):
+        if prctl(PR_CAPBSET_DROP, capability) != 0:
+            break
+
+
+def forbid_new_privileges() -> None:
+    """No set-user-ID program works from here on."""
+    if prctl(PR_SET_NO_NEW_PRIVS, 1) != 0:
+        raise SystemExit("vassal: the kernel refused no_new_privs")
+
+
+def prctl(option: int, value: int) -> int:
+    """Call prctl(2); 0 is success."""
+    import ctypes  # 2 ms: only after everything that can fail early
+
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0))
+
+
+if __name__ == "__main__":
+    main(sys.argv)
