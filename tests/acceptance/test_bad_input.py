@@ -158,7 +158,7 @@ def test_nothing_crafted_is_in_a_file(platform: Any) -> None:
 @pytest.mark.parametrize(
     "hostname", ["nobody.localhost", "..", "alpha.localhost/../beta.localhost", 'x";', "127.0.0.1", "%2e%2e"]
 )
-def test_a_visitor_of_no_site_gets_no_answer(platform: Any, hostname: str) -> None:
+def test_a_hostname_of_no_site_is_answered_by_no_site(platform: Any, hostname: str) -> None:
     import socket
 
     with socket.create_connection(("127.0.0.1", platform.http_port), timeout=10) as raw:

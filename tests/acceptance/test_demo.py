@@ -1,4 +1,4 @@
-"""The demo's three sites: each answers for itself, with its own row, cache entry and upload, none visible to another."""
+"""The demo's three sites: each answers for itself, with its own row, cache entry and upload, none seen by another."""
 
 import re
 from collections.abc import Iterator

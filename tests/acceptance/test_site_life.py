@@ -5,9 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import httpx
-import pytest
-
 
 def test_a_created_site_serves_and_says_so(platform: Any) -> None:
     site = platform.create("life-one", "demo")
@@ -27,8 +24,7 @@ def test_hostnames_come_and_go_without_a_reload(platform: Any) -> None:
     platform.tenantry("hostname", "add", "names", "other-name.localhost", "--wait")
     assert platform.get("other-name.localhost").status_code == 200
     platform.tenantry("hostname", "remove", "names", "other-name.localhost", "--wait")
-    with pytest.raises(httpx.RemoteProtocolError):  # 444: closed without an answer
-        platform.get("other-name.localhost")
+    assert platform.get("other-name.localhost").status_code == 404
     assert platform.get("names.localhost").status_code == 200
     assert platform.nginx_workers() == workers
     assert platform.pids("names.") == vassals
@@ -74,8 +70,7 @@ def test_a_deleted_site_leaves_its_dump_and_nothing_else(platform: Any) -> None:
     done = platform.run("site", "delete", "gone", "--wait", given="gone\n")
     if done.returncode != 0:  # asked only at a terminal: then the slug is an option
         platform.tenantry("site", "delete", "gone", "--confirm", "gone", "--wait")
-    with pytest.raises(httpx.RemoteProtocolError):
-        platform.get("gone.localhost")
+    assert platform.get("gone.localhost").status_code == 404
     with platform.superuser() as postgres:
         databases = {row[0] for row in postgres.execute("SELECT datname FROM pg_database")}
         roles = {row[0] for row in postgres.execute("SELECT rolname FROM pg_roles")}
