@@ -1,23 +1,65 @@
-"""The jobs that services defer, by name."""
+"""The jobs that services defer, by name. Queue «sites»: several at once; queue «builds»: one after another.
 
+The work is imported when a job runs: control's web processes only defer.
+"""
+
+from procrastinate import JobContext
 from procrastinate.contrib.django import app
 
+from tenantry.control.jobs.retries import Retries, reported
 
-@app.task(queue="sites")
-def provision_site(site_number: int) -> None:
-    raise NotImplementedError
-
-
-@app.task(queue="sites")
-def remove_site(site_number: int, dump: bool) -> None:
-    raise NotImplementedError
+SITES = "sites"
+BUILDS = "builds"
 
 
-@app.task(queue="sites")
-def upgrade_site(site_number: int, release_name: str) -> None:
-    raise NotImplementedError
+@app.task(name="provision_site", queue=SITES, retry=Retries(), pass_context=True)
+def provision_site(context: JobContext, site_number: int) -> None:
+    """Give a new site its data; see `jobs.sites`."""
+    from tenantry.control.jobs import sites
+    from tenantry.control.jobs.platform import platform
+    from tenantry.control.sites import outcomes
+
+    with reported(context, lambda message: outcomes.mark_site_failed(site_number, message)):
+        sites.provision_site(platform(), site_number)
 
 
-@app.task(queue="builds")
-def build_release(release_name: str) -> None:
-    raise NotImplementedError
+@app.task(name="remove_site", queue=SITES, retry=Retries(), pass_context=True)
+def remove_site(context: JobContext, site_number: int, dump: bool) -> None:
+    """Remove a deleted site's data; see `jobs.sites`."""
+    from tenantry.control.jobs import sites
+    from tenantry.control.jobs.platform import platform
+    from tenantry.control.sites import outcomes
+
+    with reported(context, lambda message: outcomes.mark_site_failed(site_number, message)):
+        sites.remove_site(platform(), site_number, dump=dump)
+
+
+@app.task(name="upgrade_site", queue=SITES, retry=Retries(), pass_context=True)
+def upgrade_site(context: JobContext, site_number: int, release_name: str) -> None:
+    """Migrate a site's database to another release; see `jobs.sites`."""
+    from tenantry.control.jobs import sites
+    from tenantry.control.jobs.platform import platform
+    from tenantry.control.sites import outcomes
+
+    with reported(context, lambda message: outcomes.fail_site_upgrade(site_number, message)):
+        sites.upgrade_site(platform(), site_number, release_name)
+
+
+@app.task(name="build_release", queue=BUILDS, retry=Retries(), pass_context=True)
+def build_release(context: JobContext, release_name: str) -> None:
+    """Build a release; see `jobs.releases`."""
+    from tenantry.control.jobs import releases
+    from tenantry.control.jobs.platform import platform
+    from tenantry.control.releases import services
+
+    with reported(context, lambda message: services.fail_release(release_name, "", message)):
+        releases.build_release(platform(), release_name)
+
+
+@app.task(name="remove_project", queue=BUILDS, retry=Retries())
+def remove_project(project_number: int, project_name: str, releases: list[str]) -> None:
+    """Remove the files and template databases of a removed project; see `jobs.releases`."""
+    from tenantry.control.jobs import releases as jobs
+    from tenantry.control.jobs.platform import platform
+
+    jobs.remove_project(platform(), project_name, releases)

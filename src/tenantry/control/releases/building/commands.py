@@ -5,7 +5,6 @@ import os
 import selectors
 import signal
 import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tenantry.control.releases.building.context import LOG_TAIL_LINES, StepFailed
+from tenantry.control.releases.building.context import LOG_TAIL_LINES, Cancellation, StepFailed
 
 LOG_LIMIT_BYTES = 20_000_000  # of one command; a build that prints without end must not fill the disk
 STOP_GRACE_SECONDS = 3.0
@@ -23,10 +22,11 @@ DISK_FULL = "The disk is full. Free some space (old releases and backups take mo
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The user that a project's code runs as. None in both fields: whoever runs the platform."""
+    """The user that a project's code runs as. None: whoever runs the platform."""
 
     uid: int | None = None
     gid: int | None = None
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class Runner:
 
     owner: Owner
     log: BuildLog
-    cancelled: threading.Event
+    cancelled: Cancellation
 
     def run(self, command: Command, failure: str) -> str:
         """Return the standard output and error of `command`; raises `StepFailed` when it fails.
@@ -95,7 +95,7 @@ class Runner:
         if self.cancelled.is_set():
             raise StepFailed("The build was cancelled.")
         if not command.quiet:
-            self.log.say("$ " + " ".join(command.argv))
+            self.log.say("$ " + " ".join("…" if "\n" in word else word for word in command.argv))
         try:
             process = subprocess.Popen(
                 list(command.argv),
@@ -108,7 +108,7 @@ class Runner:
                 umask=0o027,
                 user=self.owner.uid,
                 group=self.owner.gid,
-                extra_groups=None if self.owner.uid is None else [],
+                extra_groups=None if self.owner.uid is None else list(self.owner.groups),
             )
         except OSError as error:
             raise StepFailed(f"{command.argv[0]} could not be started: {error.strerror}.") from error
@@ -156,7 +156,7 @@ def _read(stream: BinaryIO) -> bytes | None:
         return None
 
 
-def _wait(process: "subprocess.Popen[bytes]", deadline: float, cancelled: threading.Event) -> int:
+def _wait(process: "subprocess.Popen[bytes]", deadline: float, cancelled: Cancellation) -> int:
     while time.monotonic() < deadline and not cancelled.is_set():
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(POLL_SECONDS)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
@@ -22,6 +23,12 @@ STEPS = (
 )
 
 LOG_TAIL_LINES = 60  # what the API and the CLI show of a failed build
+
+
+class Cancellation(Protocol):
+    """Says whether the build should stop; asked several times a second. `threading.Event` is one."""
+
+    def is_set(self) -> bool: ...
 
 
 class BuildError(Exception):
@@ -87,7 +94,7 @@ class BuildContext:
     uv: Path
     limits: Limits = Limits()
     on_step: Callable[[StepUpdate], None] = lambda update: None
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: Cancellation = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -324,20 +324,23 @@ def remove_release(context: BuildContext, project: str, number: int) -> None:
         context.cache.drop_user(template, template)
 
 
-def clean_leftovers(context: BuildContext, ready: Collection[str]) -> list[str]:
-    """Remove what builds left that were killed: everything of releases that are not in `ready`; returns their names.
+def clean_leftovers(context: BuildContext) -> list[str]:
+    """Remove what killed builds left: directories without `release.json`, templates and users without a release.
 
-    Call it only while no build runs.
+    Returns the names of what was removed. Call it only while no build runs. What is finished stays, whatever the
+    database says of it: a node may serve it.
     """
     found = set()
+    finished = set()
     releases = context.home / "releases"
     for directory in releases.iterdir() if releases.is_dir() else ():
-        if directory.name not in ready and directory.is_dir() and not directory.is_symlink():
+        if (directory / freeze.MARKER).is_file():
+            finished.add(_template_of(directory.name))
+        elif directory.is_dir() and not directory.is_symlink():
             shutil.rmtree(directory)
             found.add(directory.name)
-    kept = {_template_of(name) for name in ready}
     for template in list_templates(context.server):
-        if template not in kept:
+        if template not in finished:
             drop_template(context.server, template)
             found.add(template)
     if context.cache is not None:
@@ -350,4 +353,4 @@ def clean_leftovers(context: BuildContext, ready: Collection[str]) -> list[str]:
 
 def _template_of(release: str) -> str:
     project, _, number = release.rpartition("-")
-    return template_name(project, int(number))
+    return template_name(project, int(number)) if number.isdigit() else ""

@@ -1,0 +1,132 @@
+"""The jobs of releases: build one, remove a project's."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tenantry.control.errors import NotFound
+from tenantry.control.jobs.platform import Platform
+from tenantry.control.jobs.retries import Interrupted
+from tenantry.control.releases import services
+from tenantry.control.releases.building import (
+    BuildContext,
+    BuildError,
+    BuildRequest,
+    BuildResult,
+    StepUpdate,
+    build,
+    clean_leftovers,
+)
+from tenantry.control.releases.building import remove_release as remove_files
+from tenantry.control.releases.models import Release, ReleaseStatus
+from tenantry.control.sealing import environment_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Either:
+    """Set when the worker ends or the release is not wanted any more."""
+
+    stopping: threading.Event
+    unwanted: threading.Event
+
+    def is_set(self) -> bool:
+        return self.stopping.is_set() or self.unwanted.is_set()
+
+
+def build_release(platform: Platform, name: str) -> None:
+    """Build a queued release and record how it went. A release that is finished is left alone.
+
+    When the worker ends meanwhile, the build is undone and `Interrupted` raised: it starts anew later.
+    """
+    release = Release.objects.select_related("project").filter(name=name).first()
+    if release is None or release.status in (ReleaseStatus.READY, ReleaseStatus.FAILED):
+        return
+    unwanted = threading.Event()
+
+    def note(update: StepUpdate) -> None:
+        services.start_release_step(name, update.step)
+        if not Release.objects.filter(name=name).exists():
+            unwanted.set()
+
+    context = build_context(platform, unwanted, note)
+    request = _request(release)
+    try:
+        result = build(request, context)
+    except BuildError as error:
+        if platform.stopping.is_set():
+            raise Interrupted("the worker ends during a build") from error
+        _record_failure(name, error)
+        return
+    try:
+        services.finish_release(name, _facts(result))
+    except NotFound:
+        remove_files(context, request.project, request.number)
+
+
+def _record_failure(name: str, error: BuildError) -> None:
+    try:
+        services.fail_release(name, error.step, error.message, error.log_tail)
+    except NotFound:
+        pass  # the project was removed during the build
+
+
+def build_context(
+    platform: Platform, unwanted: threading.Event | None = None, note: Callable[[StepUpdate], None] | None = None
+) -> BuildContext:
+    """Return what builds may use of the platform."""
+    return BuildContext(
+        home=platform.home,
+        uid_base=platform.uid_base,
+        server=platform.server,
+        cache=platform.cache,
+        library_wheel=platform.library_wheel,
+        uv=platform.uv,
+        on_step=note or (lambda update: None),
+        cancelled=_Either(platform.stopping, unwanted or threading.Event()),
+    )
+
+
+def _request(release: Release) -> BuildRequest:
+    project = release.project
+    url, _, ref = project.source.removeprefix("git+").partition("#")
+    is_path = project.source.startswith("/")
+    return BuildRequest(
+        project=project.name,
+        project_number=project.number,
+        number=release.number,
+        source=project.source if is_path else url,
+        ref="" if is_path else ref,
+        settings=project.settings,
+        wsgi=project.wsgi,
+        python=project.python,
+        environment=environment_of(project.sealed_environment),
+    )
+
+
+def _facts(result: BuildResult) -> services.ReleaseFacts:
+    return services.ReleaseFacts(
+        digest=result.digest,
+        commit=result.commit,
+        python=result.python,
+        django=result.django,
+        wsgi=result.wsgi,
+        settings=result.settings,
+        manage=result.manage,
+        static=result.static,
+    )
+
+
+def remove_project(platform: Platform, name: str, releases: list[str]) -> None:
+    """Remove the directories, template databases and the package cache of a project whose rows are gone."""
+    context = build_context(platform)
+    for release in releases:
+        project, _, number = release.rpartition("-")
+        remove_files(context, project, int(number))
+    if not Release.objects.filter(project__name=name).exists():
+        shutil.rmtree(platform.home / "cache" / "uv" / name, ignore_errors=True)
+
+
+def remove_leftovers(platform: Platform) -> list[str]:
+    """Remove what killed builds left. Only while no build runs."""
+    return clean_leftovers(build_context(platform))

@@ -1,0 +1,81 @@
+"""The worker process: two queues, one connection that listens, an end that loses nothing.
+
+A job starts milliseconds after its transaction commits: procrastinate's trigger notifies, this process listens.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from asgiref.sync import sync_to_async
+from procrastinate import App, utils
+from procrastinate.jobs import Status
+
+from tenantry.control.jobs.platform import Platform
+from tenantry.control.jobs.tasks import BUILDS, SITES
+
+SITE_JOBS_AT_ONCE = 4
+GRACE_SECONDS = 20.0  # for jobs under way when the worker is asked to end; builds stop at once
+POLL_SECONDS = 5.0  # a fallback: notifications start jobs
+
+logger = logging.getLogger(__name__)
+
+
+async def work(app: App, platform: Platform) -> int:
+    """Run jobs until SIGTERM or SIGINT; returns the exit code: 0 when asked to end, 1 when a queue ended by itself.
+
+    Only one worker serves a home: at the start, every job that is «doing» is one that a killed worker left.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with app.open_async():
+        await recover(app, platform)
+        queues = {
+            asyncio.create_task(_serve(app, SITES, SITE_JOBS_AT_ONCE)),
+            asyncio.create_task(_serve(app, BUILDS, 1)),
+        }
+        asked = asyncio.create_task(stop.wait())
+        await asyncio.wait({*queues, asked}, return_when=asyncio.FIRST_COMPLETED)
+        platform.stopping.set()
+        for task in (*queues, asked):
+            task.cancel()
+        results = await asyncio.gather(*queues, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                logger.error("a queue ended with %r", result)
+    return 0 if stop.is_set() else 1
+
+
+async def _serve(app: App, queue: str, concurrency: int) -> None:
+    await app.run_worker_async(
+        queues=[queue],
+        name=queue,
+        concurrency=concurrency,
+        fetch_job_polling_interval=POLL_SECONDS,
+        shutdown_graceful_timeout=GRACE_SECONDS,
+        install_signal_handlers=False,  # two queues, one handler: `work`
+        delete_jobs="successful",
+    )
+
+
+async def recover(app: App, platform: Platform) -> None:
+    """Queue again what a killed worker was doing, and remove what its builds and dumps left half-made."""
+    from tenantry.control.jobs import releases, sites
+
+    for job in await app.job_manager.list_jobs_async(status=Status.DOING.value):
+        logger.warning("the job %s was interrupted and is queued again", job.call_string)
+        await app.job_manager.retry_job(job, retry_at=utils.utcnow())
+    removed = await sync_to_async(releases.remove_leftovers, thread_sensitive=False)(platform)
+    if removed:
+        logger.warning("removed what interrupted builds left: %s", ", ".join(removed))
+    await sync_to_async(sites.remove_stale_backups, thread_sensitive=False)(platform.home / "backups")
+
+
+def run(app: App, platform: Platform) -> int:
+    """Run the worker in this process until it ends."""
+    with contextlib.suppress(asyncio.CancelledError):
+        return asyncio.run(work(app, platform))
+    return 1
