@@ -80,7 +80,7 @@ def need_uv(interruption: Interruption, home: Home | None = None) -> Path:
 
 
 def make_platform_environment(interruption: Interruption, home: Home) -> Path:
-    """Make or renew <home>/venv and the django-tenantry wheel, and return the wheel. Milliseconds when nothing changed."""
+    """Make or renew <home>/venv and the django-tenantry wheel, and return the wheel. Quick when nothing changed."""
     wanted = {
         "code": _fingerprint([CHECKOUT / "src", CHECKOUT / "library" / "src"], [".", "library"]),
         "python": str(choose_python()),

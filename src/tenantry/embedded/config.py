@@ -1,4 +1,4 @@
-"""What was chosen at the first up and is kept since: ports, the node's name, the range of user ids. Standard library."""
+"""What was chosen at the first up and is kept since: ports, the node's name, the user ids. Standard library."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ RANGE_SIZE = 100_000
 _FIRST_UID = 1_879_100_000
 _RANGES = (2_147_483_647 - _FIRST_UID) // RANGE_SIZE
 # Inside a container with a small uid map: sites count up from base + 20,000, so this leaves room for some thousands.
-_SMALL_BASE = 20_000
+SMALL_BASE = 20_000
 _SMALL_SIZE = 25_000
 
 
@@ -112,8 +112,8 @@ def choose_uid_base(root: Path) -> int | None:
     maps = [Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid")]
     if all(_is_mapped(text, base, RANGE_SIZE) for text in maps):
         return base
-    if all(_is_mapped(text, _SMALL_BASE, _SMALL_SIZE) for text in maps):
-        return _SMALL_BASE
+    if all(_is_mapped(text, SMALL_BASE, _SMALL_SIZE) for text in maps):
+        return SMALL_BASE
     raise HomeUnusable(
         "This container maps too few user ids to give each site its own. "
         "Run as an ordinary user (all sites share it), or map 65,536 ids into the container."

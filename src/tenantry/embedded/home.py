@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ MAX_PATH_BYTES = 46
 MIN_FREE_BYTES_FIRST = 700 * 1024 * 1024
 MIN_FREE_BYTES = 100 * 1024 * 1024
 MIN_FREE_INODES = 20_000
+_PATH = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 # What `bin/up` puts into a home before the platform has written its configuration.
 _OURS_EARLY = {"venv", "cache", "bootstrap", "lock", "etc", "run", "logs", "secrets", "postgres", "redis", "state"}
 
@@ -139,11 +141,10 @@ def make_layout(home: Home, uid_base: int | None) -> None:
 
 def _check_characters(root: Path) -> None:
     # The path is written into nginx, supervisor, uWSGI and PostgreSQL files, which have no common way to quote.
-    unusual = sorted({character for character in str(root) if not (character.isalnum() or character in "/._-")})
-    if unusual or not str(root).isascii():
-        shown = " ".join(repr(character) for character in unusual) or "letters beyond ASCII"
+    if not _PATH.match(str(root)):
         raise HomeUnusable(
-            f"The home {root} contains {shown}. Use letters, digits, dots, dashes and underscores (--home)."
+            f"The home {str(root)!r} has a character that servers' configuration files cannot hold. "
+            "Use directories named with letters, digits, dots, dashes and underscores (--home)."
         )
 
 

@@ -1,0 +1,110 @@
+"""What runs: the summary after an up, the table of `status`, and following a platform in the foreground."""
+
+import json
+from argparse import Namespace
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tenantry.embedded.components import SERVERS, STORES
+from tenantry.embedded.config import Config, load_config
+from tenantry.embedded.down import clear_remains, stop_platform
+from tenantry.embedded.errors import ComponentFailed, HomeUnusable, Interrupted
+from tenantry.embedded.files import tail
+from tenantry.embedded.home import Home
+from tenantry.embedded.lock import hold_lock
+from tenantry.embedded.network import answers
+from tenantry.embedded.options import default_home
+from tenantry.embedded.processes import find_supervisor
+from tenantry.embedded.progress import Step, View
+from tenantry.embedded.signals import Interruption
+from tenantry.embedded.supervision import State, Supervisor
+
+COMPONENTS = (*STORES, *SERVERS)
+_FOLLOW_SECONDS = 0.5
+_STEPS = {"RUNNING": Step.READY, "STARTING": Step.WORKING, "STOPPING": Step.WORKING, "BACKOFF": Step.FAILED}
+
+
+def print_summary(home: Home, config: Config, urls: list[str], *, running: bool, detach: bool) -> None:
+    """Tell where everything is and how to log in."""
+    console = Console(highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for index, url in enumerate(urls):
+        table.add_row("Sites" if index == 0 else "", url)
+    if not urls:
+        table.add_row("Sites", f"http://<hostname>:{config.http_port}/")
+    table.add_row("Dashboard", f"{config.control_url}/")
+    table.add_row("Log in", f"user admin, password: cat {home.admin_password}")
+    table.add_row("Commands", f"{home.command} --help")
+    if default_home() != home.root:
+        table.add_row("", f"export TENANTRY_HOME={home.root}   so that they find this platform")
+    stop = f"{home.command} down" + ("" if default_home() == home.root else f" --home {home.root}")
+    table.add_row("Stop", stop if detach or running else "Ctrl-C")
+    console.print("\nThe platform was running already.\n" if running else "\nThe platform is ready.\n")
+    console.print(table, soft_wrap=True)
+    console.print()
+
+
+def status(options: Namespace, interruption: Interruption) -> int:
+    """Print each process's state; 0 when all run, 1 otherwise."""
+    home = Home(options.home.expanduser().resolve())
+    if load_config(home) is None:
+        raise HomeUnusable(f"There is no platform in {home.root}. Start one with bin/up.")
+    states = read_states(home)
+    rows = {name: states.get(name, State("STOPPED", 0, 0, "")) for name in COMPONENTS}
+    good = all(state.name == "RUNNING" for state in rows.values())
+    if options.json:
+        document = {name: {"state": state.name.lower(), "pid": state.pid or None} for name, state in rows.items()}
+        print(json.dumps({"home": str(home.root), "running": good, "processes": document}))
+        return 0 if good else 1
+    table = Table(box=None, pad_edge=False)
+    for heading in ("process", "state", "pid", ""):
+        table.add_column(heading)
+    for name, state in rows.items():
+        colour = "green" if state.name == "RUNNING" else "red"
+        pid = str(state.pid) if state.pid else ""
+        table.add_row(name, Text(state.name.lower(), style=colour), pid, _uptime(state.message))
+    Console(highlight=False).print(table)
+    return 0 if good else 1
+
+
+def read_states(home: Home) -> dict[str, State]:
+    """Return the processes' states; empty when nothing runs."""
+    if find_supervisor(home) is None or not answers(home.supervisor_socket):
+        return {}
+    return Supervisor(home).states()
+
+
+def follow(home: Home, config: Config, supervisor: Supervisor, interruption: Interruption) -> int:
+    """Show the processes until Ctrl-C (then stop everything) or until the platform was stopped from elsewhere."""
+    with View(f"Tenantry in {home.root}: Ctrl-C stops everything") as view:
+        try:
+            while supervisor.alive:
+                for name, state in supervisor.states().items():
+                    if state.name != "STOPPING":
+                        view.show(name, _STEPS.get(state.name, Step.FAILED), _uptime(state.message))
+                interruption.sleep(_FOLLOW_SECONDS)
+        except Interrupted:
+            interruption.ignored = True
+            view.note("Stopping.")
+            with hold_lock(home, interruption, view.note):
+                stop_platform(home, config, view, supervisor)
+            view.note("Stopped. The data stays; bin/up brings everything back.")
+            return 0
+        interruption.ignored = True
+        with hold_lock(home, interruption, view.note):
+            if not (home.run / "supervisord.json").exists():
+                view.note("Stopped from elsewhere.")
+                return 0
+            clear_remains(home, config, view)
+        raise ComponentFailed(
+            "supervisord",
+            "supervisord ended unexpectedly; everything it kept was stopped. bin/up starts it again.",
+            tail(home.log("supervisord")),
+            str(home.log("supervisord")),
+        )
+
+
+def _uptime(message: str) -> str:
+    return message.partition("uptime ")[2] if "uptime " in message else message
