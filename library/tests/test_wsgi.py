@@ -11,6 +11,7 @@ import pytest
 SETTINGS = """
 import os
 SECRET_KEY = "x"
+USE_TZ = True
 REDIS = "django.core.cache.backends.redis.RedisCache"
 CACHES = {"default": {"BACKEND": REDIS, "LOCATION": os.environ.get("REDIS_URL", "")}}
 """
