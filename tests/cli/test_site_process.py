@@ -89,7 +89,17 @@ def test_the_act_is_recorded_and_the_program_replaces_this_one(stub: Any, tmp_pa
     assert (done.returncode, done.stdout, done.stderr) == (7, "typed", "")
     argv = ["manage.py", "shell", "-c", "print(1)", "--plan", "--home", "x", "--", "y"]
     config = str(tmp_path / "secrets" / "agent.json")
-    assert seen.read_text().splitlines() == ["-m", "tenantry.node", "exec", "--config", config, "blog", "--", *argv]
+    assert seen.read_text().splitlines() == [
+        "-P",
+        "-m",
+        "tenantry.node",
+        "exec",
+        "--config",
+        config,
+        "blog",
+        "--",
+        *argv,
+    ]
     [(method, path, _, body)] = stub.requests
     assert (method, path, json.loads(body)) == ("POST", "/api/v1/sites/blog/commands", {"argv": argv})
 

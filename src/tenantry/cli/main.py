@@ -139,6 +139,9 @@ def _complain(lines: list[str]) -> None:
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another encoding shows «?» for what it cannot show, rather than a traceback.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))
 
 

@@ -103,5 +103,5 @@ def _facts(document: Document) -> list[tuple[str, object]]:
 
 def _become(verb: str, options: list[str]) -> NoReturn:
     sys.stdout.flush()
-    program = [sys.executable, "-m", "tenantry.embedded", verb, *options]
-    os.execv(program[0], program)  # noqa: S606 - no shell: a list, and this process ends here
+    program = [sys.executable, "-P", "-m", "tenantry.embedded", verb, *options]
+    os.execv(program[0], program)  # noqa: S606 - no shell: a list. -P: the current directory is not searched for modules

@@ -48,8 +48,8 @@ def _run(session: Session, slug: str, argv: list[str]) -> NoReturn:
     session.client.post(path("sites", slug, "commands"), {"argv": argv})
     sys.stdout.flush()
     sys.stderr.flush()
-    program = [sys.executable, "-m", "tenantry.node", "exec", "--config", str(config), slug, "--", *argv]
-    os.execv(program[0], program)  # noqa: S606 - no shell: a list, and this process ends here
+    program = [sys.executable, "-P", "-m", "tenantry.node", "exec", "--config", str(config), slug, "--", *argv]
+    os.execv(program[0], program)  # noqa: S606 - no shell: a list. -P: the current directory is not searched for modules
 
 
 def agent_configuration(home: Path) -> Path:
