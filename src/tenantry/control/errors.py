@@ -1,6 +1,7 @@
 """The domain errors that services raise. `api.problems` is the only place that maps them to HTTP.
 
 ControlError
+├── MalformedRequest    400  what came is not JSON
 ├── InvalidInput        422  a value was refused; `errors` holds (field, message) pairs
 ├── NotFound            404  there is no such project, release, site, hostname, node or token
 ├── Conflict            409  it exists already, is in use, or is in a state that forbids the act
@@ -22,6 +23,13 @@ class ControlError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class MalformedRequest(ControlError):
+    """What came cannot be read at all."""
+
+    status = 400
+    title = "Malformed request"
 
 
 class InvalidInput(ControlError):

@@ -25,6 +25,7 @@ INSTALLED_APPS = [
     "tenantry.control.sites",
     "tenantry.control.fleet",
     "tenantry.control.access",
+    "tenantry.control.jobs",
     "tenantry.control.dashboard",
 ]
 

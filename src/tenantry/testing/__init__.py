@@ -1,1 +1,4 @@
-"""What tests of any part may use: a real PostgreSQL of their own, and databases in it. Never imported by the platform."""
+"""What tests of any part may use: a real PostgreSQL of their own, and databases in it.
+
+The platform itself never imports this package.
+"""

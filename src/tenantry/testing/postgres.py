@@ -95,16 +95,16 @@ class PostgresServer:
 def start_postgres() -> PostgresServer:
     """Start a new, empty server; as root it runs as the system's user «postgres». Raises `PostgresUnavailable`."""
     binaries = find_postgres_bin()
-    directory = Path(tempfile.mkdtemp(prefix="tnt-pg-", dir="/tmp"))  # noqa: S108 - short on purpose; mkdtemp is safe
+    directory = Path(tempfile.mkdtemp(prefix="tnt-pg-", dir="/tmp"))
     prefix = ["setpriv", "--pdeathsig", "INT"]
     if os.geteuid() == 0:
         account = pwd.getpwnam("postgres")
         os.chown(directory, account.pw_uid, account.pw_gid)
         prefix += [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
     data = directory / "data"
+    options = ["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
     made = subprocess.run(
-        [*prefix, binaries / "initdb", "-D", data, "-U", SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"]
-        + ["--no-sync"],
+        [*prefix, str(binaries / "initdb"), "-D", str(data), "-U", SUPERUSER, *options],
         capture_output=True,
         text=True,
         cwd="/",
@@ -118,7 +118,7 @@ def start_postgres() -> PostgresServer:
     log = directory / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*prefix, binaries / "postgres", "-D", data, "-k", directory, f"-p{PORT}", *settings],
+            [*prefix, str(binaries / "postgres"), "-D", str(data), "-k", str(directory), f"-p{PORT}", *settings],
             stdout=output,
             stderr=output,
             cwd="/",

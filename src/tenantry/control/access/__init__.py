@@ -1,1 +1,4 @@
-"""Access: who may act. Users (Django's own), tokens, the actor of an act, and remembered answers to repeated requests."""
+"""Access: who may act.
+
+Owns: tokens, the actor of an act, remembered answers to repeated requests. People are Django's own users.
+"""

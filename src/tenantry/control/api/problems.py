@@ -7,12 +7,14 @@ from http import HTTPStatus
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.core.exceptions import RequestDataTooBig
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 from ninja import NinjaAPI
-from ninja.errors import HttpError, ValidationError
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from psycopg_pool import PoolTimeout
 
-from tenantry.control.errors import Conflict, ControlError, InvalidInput
+from tenantry.control.errors import Busy, Conflict, ControlError, InvalidInput, NotAuthenticated, NotFound
 from tenantry.spec.errors import InvalidName
 
 CONTENT_TYPE = "application/problem+json"
@@ -69,6 +71,22 @@ def install_exception_handlers(api: NinjaAPI) -> None:
     @api.exception_handler(HttpError)
     def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
         return problem(error.status_code, HTTPStatus(error.status_code).phrase, error.message, instance=request.path)
+
+    @api.exception_handler(AuthenticationError)
+    def on_authentication_error(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+        return problem_of(NotAuthenticated("A token is needed."), request.path)
+
+    @api.exception_handler(Http404)
+    def on_not_found(request: HttpRequest, error: Http404) -> HttpResponse:
+        return problem_of(NotFound("There is nothing here."), request.path)
+
+    @api.exception_handler(RequestDataTooBig)
+    def on_too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+        return problem(413, "Content too large", "A request has at most 1 MiB.", instance=request.path)
+
+    @api.exception_handler(PoolTimeout)
+    def on_no_database(request: HttpRequest, error: PoolTimeout) -> HttpResponse:
+        return problem_of(Busy("The database cannot be reached. Try again in a moment."), request.path)
 
     @api.exception_handler(Exception)
     def on_bug(request: HttpRequest, error: Exception) -> HttpResponse:

@@ -1,5 +1,6 @@
 """Writing: the transaction of an act, and the change row that ends it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -7,7 +8,6 @@ from typing import Any
 
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
-from psycopg.types.json import Jsonb
 
 from tenantry.control.errors import Busy
 
@@ -65,7 +65,8 @@ def append(
     commit. A site named here gets the revision, so its row must be locked already."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT changelog_append(%s, %s, %s, %s, %s)", [change, site, project, actor, Jsonb(dict(metadata or {}))]
+            "SELECT changelog_append(%s, %s, %s, %s, %s::jsonb)",
+            [change.value, site, project, actor, json.dumps(metadata or {})],
         )
         row = cursor.fetchone()
     return int(row[0])

@@ -62,9 +62,7 @@ def reports_of(slugs: Iterable[str]) -> dict[str, list[NodeSite]]:
 def _views(rows: Any) -> list[NodeView]:
     _, revision = changelog.head()
     now = timezone.now()
-    counted = rows.annotate(
-        site_count=Count("sites"), failed_count=Count("sites", filter=Q(sites__state="failed"))
-    )
+    counted = rows.annotate(site_count=Count("sites"), failed_count=Count("sites", filter=Q(sites__state="failed")))
     return [
         NodeView(
             name=row.name,

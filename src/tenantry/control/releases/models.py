@@ -68,5 +68,3 @@ class Release(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-

@@ -1,0 +1,86 @@
+"""The change log, read and followed."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from ninja import Header, Query, Router
+
+from tenantry.control.api import schemas
+from tenantry.control.api.authentication import AsyncBearer, Bearer
+from tenantry.control.api.parameters import BIGINT_MAX, PROBLEMS, Limit
+from tenantry.control.api.serializing import change, event, page
+from tenantry.control.changelog import queries
+from tenantry.control.changelog.feed import REPORTS, feed
+from tenantry.control.database import in_database
+from tenantry.control.errors import InvalidInput
+
+router = Router(auth=Bearer(), tags=["changes"])
+
+BATCH = 500  # changes read at once by one follower
+HEARTBEAT_SECONDS = 15.0  # below the idle time-outs of proxies
+RETRY_MS = 1_000
+
+
+@router.get("/changes", response={200: schemas.Page[schemas.Change], **PROBLEMS})
+def list_changes(
+    request: HttpRequest,
+    since: Annotated[int | None, Query(ge=0, le=BIGINT_MAX, description="Only later revisions.")] = None,
+    cursor: Annotated[int | None, Query(ge=0, le=BIGINT_MAX, description="`next_cursor` of the page before.")] = None,
+    limit: Limit = 100,
+) -> schemas.Page[schemas.Change]:
+    """List changes, oldest first: those after `since`, or the latest ones when it is left out."""
+    after = cursor if cursor is not None else since
+    if after is None:
+        return schemas.Page(items=[change(row) for row in queries.latest_changes(limit)])
+    rows = queries.changes_after(after, limit + 1)
+    return page(rows, limit, change, lambda row: str(row.revision))
+
+
+@router.get(
+    "/events",
+    response={200: str, **PROBLEMS},
+    auth=AsyncBearer(),
+    openapi_extra={"responses": {200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}}},
+)
+async def follow_events(
+    request: HttpRequest,
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="The last event had: begin after it.")
+    ] = None,
+) -> HttpResponseBase:
+    """Follow changes (`event: change`, whose id is the revision) and what nodes report (`event: report`).
+
+    Every change after the Last-Event-ID is sent, however long the connection was broken.
+    """
+    response = StreamingHttpResponse(_events(_parse_id(last_event_id)), content_type="text/event-stream")
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+async def _events(after: int | None) -> AsyncIterator[bytes]:
+    async with feed().subscribe() as subscription:
+        _, revision = await in_database(queries.head)
+        # A revision that this database never reached is of another epoch: begin at its head.
+        last = revision if after is None or after > revision else after
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        while True:
+            rows = await in_database(queries.changes_after, last, BATCH)
+            for row in rows:
+                last = row.revision
+                yield event("change", change(row).model_dump(mode="json"), last)
+            if len(rows) == BATCH:
+                continue
+            note = await subscription.next(HEARTBEAT_SECONDS)
+            if note is None:
+                yield b": still here\n\n"
+            elif note.channel == REPORTS:
+                yield event("report", {"node": note.payload})
+
+
+def _parse_id(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidInput.of("Last-Event-ID", "Send the id of an event, which is a revision.")
+    return int(text)

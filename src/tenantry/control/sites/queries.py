@@ -1,0 +1,221 @@
+"""Reading sites: as people see them, and how far the nodes have come with them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db.models import Prefetch, Q, QuerySet
+from django.utils import timezone
+
+from tenantry.control.changelog.models import Change
+from tenantry.control.config import ControlConfig
+from tenantry.control.errors import NotFound
+from tenantry.control.fleet.models import Node, NodeSite
+from tenantry.control.fleet.queries import is_live, reports_of
+from tenantry.control.sites.models import Hostname, Site, SiteStatus
+
+SERVING = "serving"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOnNode:
+    """What a node last said of a site. `lag` counts the revisions that it is behind the site's latest change."""
+
+    node: str
+    revision: int
+    generation: int
+    state: str
+    message: str
+    log: str
+    lag: int
+    reported_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteView:
+    """A site as people see it: never a secret, of its environment the names only."""
+
+    slug: str
+    number: int
+    project: str
+    release: str
+    pending_release: str | None
+    status: str
+    error: str
+    mode: str
+    runtime: str
+    generation: int
+    revision: int
+    processes: int
+    threads: int
+    hostnames: list[str]
+    url: str | None
+    environment_names: list[str]
+    created_at: datetime
+    updated_at: datetime
+    nodes: list[SiteOnNode]
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """Whether every live node serves the site at its latest revision. `status` is the site's, or `failed` when its
+    last upgrade or removal failed. A deleted site never converges: it is not found once it is gone everywhere."""
+
+    site: str
+    revision: int
+    converged: bool
+    status: str
+    error: str
+    nodes: list[SiteOnNode]
+
+
+def sites(*, project: str = "", text: str = "", status: str = "", after: str = "", limit: int = 200) -> list[SiteView]:
+    """Return sites by slug, later than `after`: of a project, of a status, with `text` in slug or a hostname."""
+    rows = _rows().filter(slug__gt=after).order_by("slug")
+    if project:
+        rows = rows.filter(project__name=project)
+    if status:
+        rows = rows.filter(status=status)
+    if text:
+        rows = rows.filter(
+            Q(slug__icontains=text) | Q(number__in=Hostname.objects.filter(name__icontains=text).values("site"))
+        )
+    return _views(rows[:limit])
+
+
+def site(slug: str) -> SiteView:
+    """Return one site; raises `NotFound`."""
+    found = _views(_rows().filter(slug=slug))
+    if not found:
+        raise NotFound(f"There is no site «{slug}».")
+    return found[0]
+
+
+def exists(slug: str) -> bool:
+    """Return whether there is such a site."""
+    return Site.objects.filter(slug=slug).exists()
+
+
+def hostnames(*, after: str = "", limit: int = 200) -> list[tuple[str, str]]:
+    """Return (hostname, slug of its site) by hostname, later than `after`."""
+    rows = Hostname.objects.filter(name__gt=after).order_by("name").values_list("name", "site__slug")
+    return list(rows[:limit])
+
+
+def convergence(slug: str) -> Convergence:
+    """Return how far the nodes have come with a site. Raises `NotFound` for one that never was or is wholly gone."""
+    row = Site.objects.filter(slug=slug).first()
+    if row is None or row.status == SiteStatus.DELETING:
+        return _removal(slug, row)
+    nodes = _on_nodes(row.revision, NodeSite.objects.filter(slug=slug).order_by("node_id"))
+    by_name = {node.node: node for node in nodes}
+    now = timezone.now()
+    live = [node.name for node in Node.objects.all() if is_live(node, now)]
+    for name in live:
+        if name not in by_name:
+            nodes.append(SiteOnNode(name, 0, 0, "absent", "", "", row.revision, None))
+    # An upgrade that failed leaves the site served, but what was asked for has not come about.
+    status = SiteStatus.FAILED.value if row.error else row.status
+    converged = (
+        status == SiteStatus.READY
+        and row.pending_release_id is None
+        and bool(live)
+        and all(name in by_name and by_name[name].state == SERVING and by_name[name].lag == 0 for name in live)
+    )
+    return Convergence(slug, row.revision, converged, status, row.error, nodes)
+
+
+def nodes_serving(slug: str) -> list[str]:
+    """Return the live nodes that may still serve a site being deleted: not yet past its deletion, or not yet absent."""
+    deleted = _deletion(slug)
+    if deleted is None:
+        return []
+    now = timezone.now()
+    holding = set(NodeSite.objects.filter(slug=slug).values_list("node_id", flat=True))
+    return [
+        node.name
+        for node in Node.objects.order_by("name")
+        if is_live(node, now) and (node.name in holding or node.revision < deleted)
+    ]
+
+
+def _removal(slug: str, row: Site | None) -> Convergence:
+    """How far a deletion has come. Raises `NotFound` when no live node has the site and its data is gone."""
+    deleted = _deletion(slug)
+    if deleted is None:
+        raise NotFound(f"There is no site «{slug}».")
+    nodes = _on_nodes(deleted, NodeSite.objects.filter(slug=slug).order_by("node_id"))
+    waiting = nodes_serving(slug)
+    if row is None and not waiting:
+        raise NotFound(f"The site «{slug}» is gone.")
+    error = row.error if row else ""
+    status = SiteStatus.FAILED if error else SiteStatus.DELETING
+    return Convergence(slug, deleted, False, status.value, error, nodes)
+
+
+def _deletion(slug: str) -> int | None:
+    """The revision at which the slug's last site was deleted."""
+    rows = Change.objects.filter(site_slug=slug, type="site.deleted").order_by("-revision")
+    return rows.values_list("revision", flat=True).first()
+
+
+def _rows() -> QuerySet[Site]:
+    return Site.objects.select_related("project", "release", "pending_release").prefetch_related(
+        Prefetch("hostnames", queryset=Hostname.objects.order_by("name"))
+    )
+
+
+def _views(rows: Iterable[Site]) -> list[SiteView]:
+    found = list(rows)
+    reports = reports_of(row.slug for row in found)
+    config: ControlConfig = settings.TENANTRY
+    return [_view(row, reports.get(row.slug, []), config) for row in found]
+
+
+def _view(row: Site, reports: list[NodeSite], config: ControlConfig) -> SiteView:
+    names = [hostname.name for hostname in row.hostnames.all()]
+    return SiteView(
+        slug=row.slug,
+        number=row.number,
+        project=row.project.name,
+        release=row.release.name,
+        pending_release=row.pending_release.name if row.pending_release else None,
+        status=row.status,
+        error=row.error,
+        mode=row.mode,
+        runtime=row.runtime,
+        generation=row.generation,
+        revision=row.revision,
+        processes=row.processes,
+        threads=row.threads,
+        hostnames=names,
+        url=_url(names[0], config) if names else None,
+        environment_names=row.environment_names,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        nodes=_on_nodes(row.revision, reports),
+    )
+
+
+def _url(hostname: str, config: ControlConfig) -> str:
+    scheme = urlsplit(config.control_url).scheme or "http"
+    port = "" if config.http_port in (0, 80, 443) else f":{config.http_port}"
+    return f"{scheme}://{hostname}{port}/"
+
+
+def _on_nodes(revision: int, reports: Iterable[NodeSite]) -> list[SiteOnNode]:
+    return [
+        SiteOnNode(
+            node=report.node_id,
+            revision=report.revision,
+            generation=report.generation,
+            state=report.state,
+            message=report.message,
+            log=report.log,
+            lag=max(0, revision - report.revision),
+            reported_at=report.reported_at,
+        )
+        for report in reports
+    ]
