@@ -17,12 +17,12 @@ from _apt import install_packages, missing_packages
 from _lockfile import renew_lock
 from _uv import CHECKOUT, find_uv, make_development_environment, make_platform_environment
 
-from tenantry.embedded.config import check_ports, choose_config
+from tenantry.embedded.config import check_ports, choose_config, load_config
 from tenantry.embedded.errors import CommandFailed, EmbeddedError, Interrupted
 from tenantry.embedded.home import check_home, make_layout
 from tenantry.embedded.lock import hold_lock
-from tenantry.embedded.network import answers
 from tenantry.embedded.options import up_parser
+from tenantry.embedded.processes import find_processes
 from tenantry.embedded.programs import need_postgres
 from tenantry.embedded.signals import Interruption
 
@@ -55,7 +55,8 @@ def up(arguments: list[str], interruption: Interruption) -> int:
     # Everything that can be refused without installing anything is refused first.
     home = check_home(options.home)
     config = choose_config(home, options)
-    if not answers(home.supervisor_socket):
+    # Ports of a platform that runs, or of its orphans, are its own.
+    if not find_processes(home, load_config(home)):
         check_ports(config)
     install_packages(missing_packages(tests=False, uv=find_uv(home) is None), interruption)
     need_postgres()

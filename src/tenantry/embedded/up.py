@@ -48,9 +48,9 @@ def up(options: Namespace, interruption: Interruption) -> int:
     home = check_home(options.home)
     with View(f"Tenantry in {home.root}") as view, hold_lock(home, interruption, view.note):
         running = _running(home)
-        config = _agree(home, options, running is not None)
         if running is None:
             clear_remains(home, load_config(home), view)
+        config = _agree(home, options, running is not None)
         start = _Start(home, config, view, interruption, running)
         try:
             urls = start.run(demo=not options.no_demo)
@@ -84,7 +84,7 @@ def _agree(home: Home, options: Namespace, running: bool) -> Config:
         config.control_port,
     ):
         raise HomeUnusable(
-            f"The platform runs already, on {kept.bind}:{kept.http_port} with its dashboard on port {kept.control_port}. "
+            f"The platform runs already, on port {kept.http_port} with its dashboard on port {kept.control_port}. "
             "To change that, stop it first: tenantry down"
         )
     return config
