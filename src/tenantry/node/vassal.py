@@ -8,7 +8,9 @@ Steps, in this order: 1 read site.<generation>.json · 2 log · 3 socket · 4 li
 An interruption leaves at most a socket nobody listens on, which the next start replaces.
 """
 
-# ruff: noqa: PTH, S606  (pathlib would cost 10 ms at every start of a site)
+# pathlib would cost 10 ms at every start of a site.
+# ruff: noqa: PTH108, PTH120, PTH208, S606
+import fcntl
 import json
 import os
 import resource
@@ -20,7 +22,9 @@ PR_CAPBSET_DROP = 24
 LAST_CAPABILITY = 63  # the kernel answers EINVAL beyond its own last one
 BACKLOG_MAX = 1024
 SOCKET_MODE = 0o660
-KEPT_VARIABLE = "UWSGI_EMPEROR_FD"
+EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"  # the number in it grows with every vassal of the emperor
+EMPEROR_FD = 4  # ... so it is moved, else it would one day be the number the ini expects the socket under
+FREE_FD = 100  # beyond every number with a meaning
 SLUG_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -30,14 +34,12 @@ def main(argv: list[str]) -> None:
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     document = read_document(f"{home}/run/sites/{slug}/site.{generation}.json")
     environment = dict(document["environment"])
-    emperor = os.environ.get(KEPT_VARIABLE)
-    kept = {document["socket"]["fd"]}
-    if emperor is not None:
-        environment[KEPT_VARIABLE] = emperor
-        kept.add(int(emperor))
     open_log(document)
-    bind_socket(document["socket"])
-    close_others(kept)
+    kept = {document["socket"]["fd"]: bind_socket(document["socket"])}
+    if EMPEROR_VARIABLE in os.environ:
+        kept[EMPEROR_FD] = int(os.environ[EMPEROR_VARIABLE])
+        environment[EMPEROR_VARIABLE] = str(EMPEROR_FD)
+    keep_only(kept)
     become(document)
     os.execve(document["argv"][0], document["argv"], environment)
 
@@ -78,8 +80,8 @@ def open_log(document: dict) -> None:  # type: ignore[type-arg]
     os.dup2(descriptor, 2)
 
 
-def bind_socket(place: dict) -> None:  # type: ignore[type-arg]
-    """Listen on the generation's socket, connectable by its owner and nginx's group from the first moment."""
+def bind_socket(place: dict) -> int:  # type: ignore[type-arg]
+    """Return a listening socket, connectable by its owner and nginx's group from the first moment."""
     path, gid = place["path"], place["gid"]
     try:
         os.unlink(path)
@@ -95,17 +97,19 @@ def bind_socket(place: dict) -> None:  # type: ignore[type-arg]
         os.setegid(old_gid)
     os.umask(old_mask)
     listener.listen(BACKLOG_MAX)
-    os.dup2(listener.fileno(), place["fd"], inheritable=True)
-    listener.detach()
+    return listener.detach()
 
 
-def close_others(kept: set) -> None:  # type: ignore[type-arg]
-    """Close every descriptor that the site has no business with."""
+def keep_only(places: dict) -> None:  # type: ignore[type-arg]
+    """Move the descriptor `places[number]` to each `number`; close every other one but the standard three."""
+    aside = {number: fcntl.fcntl(descriptor, fcntl.F_DUPFD, FREE_FD) for number, descriptor in places.items()}
+    os.closerange(3, FREE_FD)
+    for number, descriptor in aside.items():
+        os.dup2(descriptor, number, inheritable=True)
     for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        if descriptor > 2 and descriptor not in kept:
+        if int(name) > 2 and int(name) not in places:
             try:
-                os.close(descriptor)
+                os.close(int(name))
             except OSError:
                 pass  # the listing's own descriptor
 

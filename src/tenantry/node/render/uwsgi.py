@@ -3,7 +3,7 @@
 from tenantry.node.layout import Layout
 from tenantry.spec.names import Slug
 
-LISTENING_FD = 9  # where the wrapper leaves the listening socket
+LISTENING_FD = 3  # where the wrapper leaves the listening socket
 STOP_SECONDS = 10  # a worker that has not ended this long after it was told to is killed
 BUFFER_BYTES = 65_535  # one request's variables; nginx lets at most 4 headers of 8 kB through
 

@@ -1,0 +1,38 @@
+-- A small double of control's agent_v1: the same functions and JSON, over one table that a test fills.
+CREATE SCHEMA agent_v1;
+CREATE TABLE agent_v1.state (epoch uuid NOT NULL DEFAULT gen_random_uuid(), revision bigint NOT NULL DEFAULT 0);
+INSERT INTO agent_v1.state DEFAULT VALUES;
+CREATE TABLE agent_v1.site (slug text PRIMARY KEY, revision bigint NOT NULL, document jsonb NOT NULL);
+CREATE TABLE agent_v1.received (number bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+                                report jsonb NOT NULL);
+CREATE TABLE agent_v1.beat (number bigserial PRIMARY KEY);
+
+CREATE FUNCTION agent_v1.head() RETURNS jsonb LANGUAGE sql AS
+$$ SELECT jsonb_build_object('epoch', epoch, 'revision', revision) FROM agent_v1.state $$;
+
+CREATE FUNCTION agent_v1.heartbeat() RETURNS jsonb LANGUAGE sql AS
+$$ INSERT INTO agent_v1.beat DEFAULT VALUES; SELECT agent_v1.head() $$;
+
+CREATE FUNCTION agent_v1.desired(since bigint) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('epoch', s.epoch, 'revision', s.revision, 'full', since = 0, 'sites', coalesce(
+        (SELECT jsonb_agg(document || jsonb_build_object('revision', revision) ORDER BY revision) FROM agent_v1.site
+         WHERE revision > since AND (since > 0 OR coalesce((document->>'present')::boolean, true))), '[]'))
+    FROM agent_v1.state s
+$$;
+
+CREATE FUNCTION agent_v1.report(report jsonb) RETURNS void LANGUAGE sql AS
+$$ INSERT INTO agent_v1.received (report) VALUES (report); SELECT pg_notify('tenantry_report', 'node') $$;
+
+-- What control does in one transaction: the row, the next revision, the notification.
+CREATE FUNCTION agent_v1.put(site jsonb, quiet boolean DEFAULT false) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE head bigint; same uuid;
+BEGIN
+    UPDATE agent_v1.state SET revision = revision + 1 RETURNING revision, epoch INTO head, same;
+    INSERT INTO agent_v1.site VALUES (site->>'slug', head, site)
+        ON CONFLICT (slug) DO UPDATE SET revision = excluded.revision, document = excluded.document;
+    IF NOT quiet THEN
+        PERFORM pg_notify('tenantry', jsonb_build_object('revision', head, 'epoch', same, 'type', 'site.updated',
+                                                         'site', site->>'slug')::text);
+    END IF;
+    RETURN head;
+END $$;

@@ -1,0 +1,325 @@
+"""A node of real parts in a directory of its own: PostgreSQL with a double of agent_v1, nginx, the emperor, the agent."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from tenantry.sealing import Sealer, generate_key
+
+ROOT = Path(__file__).parents[2]
+AS_ROOT = os.geteuid() == 0
+SITE_PACKAGES = next(Path(p) for p in sys.path if p.endswith("site-packages"))
+APPLICATION = '''
+import json, os, sys, time
+STARTED = time.time()
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/slow":
+        time.sleep(float(environ["QUERY_STRING"] or 1))
+    if path == "/broken":
+        start_response("500 Broken", []); return [b"broken"]
+    body = json.dumps({
+        "site": os.environ["TENANTRY_SITE"], "version": VERSION, "path": path, "pid": os.getpid(), "uid": os.getuid(),
+        "gid": os.getgid(), "groups": sorted(os.getgroups()), "cwd": os.getcwd(), "environment": dict(os.environ),
+        "request": {k: v for k, v in environ.items() if isinstance(v, str)},
+        "fds": sorted(os.listdir("/proc/self/fd"), key=int),
+        "status": open("/proc/self/status").read(),
+    }).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+'''
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
+    """Return the first true answer of `condition`; fail loudly otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.005)
+
+
+def reachable_python() -> str | None:
+    """Return an interpreter of this version that any user can execute, None when there is none."""
+    candidates = [f"/usr/bin/python3.{sys.version_info.minor}", os.path.realpath(sys.executable)]
+    for candidate in candidates:
+        if os.path.exists(candidate) and (not AS_ROOT or _world_executable(candidate)):
+            return candidate
+    return None
+
+
+def _world_executable(path: str) -> bool:
+    parents = [Path(path), *Path(path).parents]
+    return all(p.stat().st_mode & 0o001 for p in parents)
+
+
+class Postgres:
+    """A cluster of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        self._bin = binaries[-1] if binaries else Path(shutil.which("initdb") or "/usr/bin/initdb").parent
+        directory.mkdir(parents=True, exist_ok=True)
+        self._as = []
+        if AS_ROOT:
+            shutil.chown(directory, "postgres", "postgres")
+            self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        self._run("initdb", "-D", str(directory / "data"), "-U", "super", "-A", "trust", "-N", "-E", "UTF8")
+        self.start()
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute((Path(__file__).parent / "agent_v1.sql").read_text())
+
+    @property
+    def dsn(self) -> str:
+        return f"host={self.directory} user=super dbname=postgres"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as, str(self._bin / program), *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=60, cwd="/")
+
+    def start(self) -> None:
+        options = f"-k {self.directory} -c listen_addresses='' -c fsync=off"
+        log = str(self.directory / "log")
+        self._run("pg_ctl", "-D", str(self.directory / "data"), "-l", log, "-w", "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop")
+
+
+class Node:
+    """One home with its processes. Everything it started ends with `close`."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self.postgres = postgres
+        self.home = Path(tempfile.mkdtemp(prefix="tn", dir="/tmp"))
+        self.home.chmod(0o755)
+        self.port = free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.key = generate_key()
+        self.uid_base = 1_900_000_000 if AS_ROOT else None
+        (self.home / "secrets").mkdir()
+        self.config = self.home / "secrets" / "agent.json"
+        self.config.write_text(
+            json.dumps(
+                {
+                    "home": str(self.home),
+                    "node": "test",
+                    "dsn": postgres.dsn,
+                    "platform_key": self.key,
+                    "bind": "127.0.0.1",
+                    "http_port": self.port,
+                    "uid_base": self.uid_base,
+                    "nginx_group": "www-data" if AS_ROOT else None,
+                    "tenant_database": {"host": str(postgres.directory), "port": 5432},
+                    "redis_socket": None,
+                }
+            )
+        )
+
+    # Processes
+
+    def python(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "tenantry.node", *arguments]
+
+    def prepare(self) -> None:
+        subprocess.run(self.python("prepare", "--config", str(self.config)), check=True, timeout=30)
+
+    def spawn(self, name: str, command: list[str]) -> None:
+        log = (self.home / "logs" / f"{name}.out").open("ab")
+        self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd="/")
+
+    def start_nginx(self) -> None:
+        log = str(self.home / "logs" / "nginx.log")
+        self.spawn("nginx", ["/usr/sbin/nginx", "-e", log, "-p", str(self.home), "-c", f"{self.home}/etc/nginx.conf"])
+        wait_until(lambda: _accepts(self.port), what="nginx")
+
+    def start_emperor(self) -> None:
+        run = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
+        self.spawn("emperor", [sys.executable, "-c", run, "--ini", f"{self.home}/etc/emperor.ini"])
+        wait_until(lambda: (self.home / "run" / "emperor.sock").exists(), what="the emperor")
+
+    def start_agent(self) -> None:
+        self.spawn("agent", self.python("run", "--config", str(self.config)))
+
+    def start(self) -> None:
+        self.prepare()
+        self.start_nginx()
+        self.start_emperor()
+        self.start_agent()
+
+    def stop(self, name: str, number: int = signal.SIGTERM) -> None:
+        process = self.processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+    def close(self) -> None:
+        for name in ("agent", "emperor", "nginx"):
+            if name in self.processes:
+                self.stop(name)
+        shutil.rmtree(self.home)
+
+    def output(self, name: str) -> str:
+        return (self.home / "logs" / f"{name}.out").read_text()
+
+    # Releases and sites
+
+    def release(self, name: str, application: str = APPLICATION, version: str = "") -> None:
+        """A release built by hand: the application, a virtualenv that borrows the tests' packages, a static file."""
+        directory = self.home / "releases" / name
+        (directory / "src").mkdir(parents=True)
+        (directory / "static").mkdir()
+        (directory / "static" / "style.css").write_text(f"/* {version or name} */")
+        (directory / "src" / "app.py").write_text(f"VERSION = {version or name!r}\n{application}")
+        (directory / "src" / "manage.py").write_text(
+            "import os, sys\nprint(os.environ['TENANTRY_SITE'], os.getuid(), os.getcwd(), sys.argv[1:])\n"
+            "sys.exit(int(sys.argv[2]) if sys.argv[1:2] == ['exit'] else 0)\n"
+        )
+        python = reachable_python()
+        assert python is not None
+        venv = [python, "-m", "venv", "--without-pip", "--symlinks", str(directory / "venv")]
+        subprocess.run(venv, check=True, timeout=60)
+        packages = next((directory / "venv" / "lib").glob("python3.*/site-packages"))
+        (packages / "borrowed.pth").write_text(f"{SITE_PACKAGES}\n{ROOT / 'library' / 'src'}\n")
+
+    def document(self, slug: str, number: int, release: str, **changes: Any) -> dict[str, Any]:
+        environment = changes.pop("environment", {})
+        sealed = {"environment": environment, "secret_key": f"key of {slug}", "database_password": "pw-database"}
+        document = {
+            "slug": slug,
+            "number": number,
+            "project_number": 1,
+            "present": True,
+            "generation": 1,
+            "mode": "live",
+            "runtime": "always_on",
+            "processes": 1,
+            "threads": 1,
+            "release": {
+                "name": release,
+                "digest": f"sha256:{release}",
+                "wsgi": "app:application",
+                "settings": "app",
+                "manage": "manage.py",
+                "static": "static",
+                "serve_media": True,
+            },
+            "health_path": "/",
+            "hostnames": [f"{slug}.localhost"],
+            "database": f"site_{number}",
+            "sealed": Sealer([self.key]).seal(sealed),
+        }
+        release_changes = changes.pop("release_changes", {})
+        document["release"] = document["release"] | release_changes  # type: ignore[operator]
+        return document | changes
+
+    def put(self, document: dict[str, Any], quiet: bool = False) -> int:
+        """What control does: the row, the next revision, the notification, in one transaction."""
+        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+            row = connection.execute("SELECT agent_v1.put(%s, %s)", (Jsonb(document), quiet)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+            cursor = connection.execute(query, parameters)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+    def last_report(self, slug: str) -> dict[str, Any] | None:
+        rows = self.sql("SELECT report->'sites' FROM agent_v1.received ORDER BY number DESC LIMIT 50")
+        for (sites,) in rows:
+            for site in sites:
+                if site["slug"] == slug:
+                    return dict(site)
+        return None
+
+    def reported(self, slug: str, revision: int, state: str = "serving", seconds: float = 20.0) -> dict[str, Any]:
+        """Wait for the report that `slug` has `state` at `revision`."""
+
+        def look() -> dict[str, Any] | None:
+            report = self.last_report(slug)
+            return report if report and report["revision"] >= revision and report["state"] == state else None
+
+        try:
+            return dict(wait_until(look, seconds))
+        except AssertionError:
+            raise AssertionError(
+                f"{slug} is not {state} at {revision}: {self.last_report(slug)}\n{self.output('agent')[-3000:]}"
+                f"\n{self.output('emperor')[-2000:]}"
+            ) from None
+
+    # Asking nginx
+
+    def get(
+        self, host: str, path: str = "/", method: str = "GET", headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body or None, {"Host": host} | (headers or {}))
+            answer = connection.getresponse()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def page(self, host: str, path: str = "/", **options: Any) -> dict[str, Any]:
+        status, _, body = self.get(host, path, **options)
+        assert status == 200, (status, body)
+        return dict(json.loads(body))
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are; return all that comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            chunks = []
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := connection.recv(65_536):
+                    chunks.append(chunk)
+            return b"".join(chunks)
+
+
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    directory = Path(tempfile.mkdtemp(prefix="tnpg", dir="/tmp"))
+    directory.chmod(0o755)
+    postgres = Postgres(directory)
+    try:
+        yield postgres
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            postgres.stop()
+        shutil.rmtree(directory)
