@@ -1,0 +1,407 @@
+"""Builds of real projects with the real uv and PostgreSQL: what a good one leaves; that a bad one leaves nothing."""
+
+import dataclasses
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import uv
+
+from tenantry.control.data import databases
+from tenantry.control.data.cache import CacheServer
+from tenantry.control.data.server import TenantServer
+from tenantry.control.releases.building import (
+    STEPS,
+    BuildContext,
+    BuildError,
+    BuildRequest,
+    Limits,
+    StepUpdate,
+    build,
+    clean_leftovers,
+    remove_release,
+)
+from tenantry.control.releases.building.commands import _processes, _runs_as
+from tenantry.control.releases.building.interpreters import find_interpreters
+
+from .projects import DATABASE, add_app, add_settings, start_project
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives builds a user of their own")
+Context = Callable[..., BuildContext]
+
+
+@pytest.fixture(scope="module")
+def built_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for all builds here: they share the package cache, as the builds of one project do."""
+    import shutil
+    import tempfile
+
+    directory = Path(tempfile.mkdtemp(prefix="tnt-built-", dir="/tmp"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def library_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("wheel")
+    library = Path(__file__).parents[2] / "library"
+    subprocess.run(
+        [uv.find_uv_bin(), "build", "--quiet", "--wheel", "--out-dir", str(target), str(library)],
+        check=True,
+        timeout=120,
+    )
+    return next(target.glob("*.whl"))
+
+
+@pytest.fixture
+def context(
+    built_home: Path, tenant_server: TenantServer, cache_server: CacheServer, uid_base: int | None, library_wheel: Path
+) -> Context:
+    base = BuildContext(built_home, uid_base, tenant_server, cache_server, library_wheel, Path(uv.find_uv_bin()))
+
+    def context(**changes: object) -> BuildContext:
+        return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+    return context
+
+
+def request(source: Path | str, **changes: object) -> BuildRequest:
+    return dataclasses.replace(BuildRequest("shop", 7, 1, str(source)), **changes)  # type: ignore[arg-type]
+
+
+def assert_nothing_left(context: BuildContext, number: int = 1) -> None:
+    assert not (context.home / "releases" / f"shop-{number}").exists()
+    assert f"tpl_shop_{number}" not in databases.list_templates(context.server)
+    assert context.cache is not None
+    assert f"tpl_shop_{number}" not in context.cache.users()
+
+
+def failure(context: BuildContext, source: Path | str, **changes: object) -> BuildError:
+    with pytest.raises(BuildError) as raised:
+        build(request(source, **changes), context)
+    assert_nothing_left(context)
+    assert (context.home / "logs/builds/shop-1.log").exists()
+    return raised.value
+
+
+def test_a_release_is_complete_closed_and_can_be_cloned(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop")
+    (source / ".git/refs/heads").mkdir(parents=True)
+    (source / ".git/HEAD").write_text("ref: refs/heads/main\n")
+    (source / ".git/refs/heads/main").write_text("a" * 40 + "\n")
+    updates: list[StepUpdate] = []
+    built = context(on_step=updates.append)
+
+    result = build(request(source), built)
+
+    assert [update.step for update in updates if not update.message] == list(STEPS)
+    release = built.home / "releases/shop-1"
+    assert json.loads((release / "release.json").read_text())["digest"] == result.digest
+    assert (result.settings, result.wsgi, result.manage, result.static, result.commit) == (
+        "shop.settings",
+        "shop.wsgi:application",
+        "manage.py",
+        "static",
+        "a" * 40,
+    )
+    assert result.django.startswith("5.2.")
+    assert result.warnings == ()
+    assert (release / "static/admin/css/base.css").is_file()
+    assert list((release / "src/shop/__pycache__").glob("settings.*.pyc"))
+    assert not (release / ".build").exists()
+    assert not (release / "src/.git").exists()
+    assert_modes(built, release)
+    assert_template(built)
+    assert built.cache is not None
+    assert "tpl_shop_1" not in built.cache.users()
+
+    again = build(request(source, number=2), built)
+    shared = (built.home / "releases/shop-2/venv").glob("lib/python3*/site-packages/django/__init__.py")
+    assert next(shared).stat().st_nlink >= 3, "the package cache and both releases share one file"
+    assert again.python == result.python
+    assert clean_leftovers(built) == []
+    for number in (1, 2):
+        remove_release(built, "shop", number)
+        assert_nothing_left(built, number)
+
+
+def assert_modes(context: BuildContext, release: Path) -> None:
+    def mode(path: str) -> int:
+        return stat.S_IMODE((release / path).stat().st_mode)
+
+    assert (mode("."), mode("src"), mode("venv"), mode("static"), mode("release.json")) == (
+        0o751,
+        0o750,
+        0o750,
+        0o755,
+        0o644,
+    )
+    assert (mode("src/manage.py"), mode("src/shop/settings.py"), mode("static/admin/css/base.css")) == (
+        0o750,
+        0o640,
+        0o644,
+    )
+    if context.uid_base is not None:
+        uid = context.uid_base + 10_007
+        assert {(release / name).stat().st_uid for name in ("src", "venv/bin/activate", "static")} == {uid}
+        assert (release.stat().st_uid, release.stat().st_gid) == (0, uid)
+
+
+def assert_template(context: BuildContext) -> None:
+    with pytest.raises(psycopg.OperationalError), context.server.inside("tpl_shop_1"):
+        pass
+    databases.provision_site_database(context.server, 900, "secret", "tpl_shop_1")
+    with psycopg.connect(context.server.access("site_900", "secret").url) as connection:
+        assert connection.execute("SELECT count(*) FROM auth_user").fetchone() == (0,)
+    databases.drop_site_database(context.server, 900)
+
+
+def test_a_directory_that_is_no_project_is_not_even_copied(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    error = failure(context(), tmp_path)
+    assert "is not a Django project: there is no manage.py" in error.message
+    assert "is not a directory" in failure(context(), tmp_path / "absent").message
+    assert "neither the absolute path" in failure(context(), "relative/path").message
+
+
+def test_an_impossible_requirement_is_named(context: Context, tmp_path: Path) -> None:
+    error = failure(context(), start_project(tmp_path / "shop", requirements="django==99.9\n"))
+    assert error.step == "install"
+    assert "django==99.9" in error.message
+    assert "django==99.9" in error.log_tail
+
+
+def test_no_way_to_the_package_index_is_said_so(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    error = failure(context(), start_project(tmp_path / "shop", requirements="a-package-not-cached\n"))
+    assert error.step == "install"
+    assert "The package index could not be reached" in error.message
+
+
+def test_settings_that_do_not_compile(context: Context, tmp_path: Path) -> None:
+    error = failure(context(), start_project(tmp_path / "shop", settings=DATABASE + "\nBROKEN = (\n"))
+    assert (error.step, "SyntaxError" in error.message) == ("check", True)
+    assert "settings.py" in error.log_tail
+
+
+def test_a_failed_system_check(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop", settings=DATABASE + 'ROOT_URLCONF = "shop.absent"\n')
+    error = failure(context(), source)
+    assert error.step == "check"
+    assert "No module named 'shop.absent'" in error.message
+
+
+def test_a_wsgi_application_that_does_not_load(context: Context, tmp_path: Path) -> None:
+    error = failure(context(), start_project(tmp_path / "shop"), wsgi="shop.wsgi:absent")
+    assert error.step == "check"
+    assert "shop.wsgi:absent does not load" in error.message
+
+
+def test_a_failing_migration(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop")
+    add_app(source, "migrations.RunSQL('SELECT 1/0')")
+    error = failure(context(), source)
+    assert error.step == "template"
+    assert "division by zero" in error.message
+
+
+def test_static_files_inside_the_source_are_found_and_opened(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop")
+    add_settings(source, 'STATIC_ROOT = BASE_DIR / "public" / "files"\n')
+    built = context()
+    result = build(request(source), built)
+    release = built.home / "releases/shop-1"
+    assert result.static == "src/public/files"
+    modes = [stat.S_IMODE((release / path).stat().st_mode) for path in ("src", "src/public", "src/public/files")]
+    assert modes == [0o751, 0o751, 0o755]
+    assert stat.S_IMODE((release / "src/shop/settings.py").stat().st_mode) == 0o640
+    remove_release(built, "shop", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ("STATIC_ROOT = None\n", "have no STATIC_ROOT"),
+        ('STATIC_ROOT = "/srv/static"\n', "outside of the release"),
+        ("STATIC_ROOT = BASE_DIR\n", "would publish the source"),
+        ('INSTALLED_APPS.remove("django.contrib.staticfiles")\n', "staticfiles is not installed"),
+    ],
+)
+def test_without_static_files_the_release_says_why(
+    context: Context, tmp_path: Path, settings: str, warning: str
+) -> None:
+    source = start_project(tmp_path / "shop")
+    add_settings(source, settings)
+    built = context()
+    result = build(request(source), built)
+    assert result.static is None
+    assert any(warning in text for text in result.warnings)
+    remove_release(built, "shop", 1)
+
+
+def test_a_project_that_does_not_read_its_database_from_the_environment_is_warned(
+    context: Context, tmp_path: Path
+) -> None:
+    built = context()
+    result = build(request(start_project(tmp_path / "shop", settings="", requirements=None)), built)
+    assert any("DATABASE_URL" in text for text in result.warnings)
+    assert any("requirements.txt" in text for text in result.warnings)
+    remove_release(built, "shop", 1)
+
+
+def test_a_cancelled_build_ends_at_once(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop", settings=DATABASE + "import time\ntime.sleep(120)\n")
+    cancelled = threading.Event()
+    asked: list[float] = []
+
+    def cancel_in_check(update: StepUpdate) -> None:
+        if update.step == "check":
+            asked.append(time.monotonic())
+            threading.Timer(1.0, cancelled.set).start()
+
+    error = failure(context(cancelled=cancelled, on_step=cancel_in_check), source)
+    assert (error.step, error.message) == ("check", "The build was cancelled.")
+    assert time.monotonic() - asked[0] < 10
+
+
+def test_a_command_that_hangs_is_stopped(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop", settings=DATABASE + "import time\ntime.sleep(120)\n")
+    error = failure(context(limits=Limits(command=2)), source)
+    assert (error.step, "did not end within 2 s" in error.message) == ("check", True)
+
+
+def test_the_projects_code_sees_nothing_of_the_platform(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENANTRY_TEST_SECRET", "must not leak")
+    built = context()
+    secret = built.home / "secret"
+    secret.write_text("must not leak")
+    secret.chmod(0o600)
+    source = start_project(tmp_path / "shop")
+    add_settings(
+        source,
+        "import pathlib\n"
+        'assert "TENANTRY_TEST_SECRET" not in os.environ\n'
+        'assert os.environ["PLACE"] == os.environ["PGHOST"] + "!"\n'
+        '(pathlib.Path(os.environ["HOME"]) / "writable").touch()\n',
+    )
+    if built.uid_base is not None:
+        forbidden = [secret, Path("/root/anything"), built.home / "releases/shop-1/release.json"]
+        add_settings(
+            source,
+            f"assert os.getuid() == os.getgid() == {built.uid_base + 10_007}\n"
+            "assert os.getgroups() == []\n"
+            f"for path in {[str(path) for path in forbidden]}:\n"
+            "    try:\n        open(path, 'a')\n    except PermissionError:\n        pass\n"
+            "    else:\n        raise AssertionError(path)\n",
+        )
+    build(request(source, environment={"PLACE": "${PGHOST}!", "HOME": "/root"}), built)
+    remove_release(built, "shop", 1)
+
+
+@as_root
+def test_no_process_of_a_build_outlives_it(context: Context, tmp_path: Path) -> None:
+    daemon = (
+        "import subprocess\n"
+        "subprocess.Popen(['sleep', '300'], start_new_session=True, stdin=-3, stdout=-3, stderr=-3)\n"
+    )
+    source = start_project(tmp_path / "shop", settings=DATABASE + daemon)
+    built = context()
+    build(request(source), built)
+    assert built.uid_base is not None
+    uid = built.uid_base + 10_007
+    assert [pid for pid in _processes() if _runs_as(pid, uid)] == []
+    remove_release(built, "shop", 1)
+
+
+def test_what_a_killed_build_left_is_removed_and_what_is_ready_stays(context: Context, tmp_path: Path) -> None:
+    built = context()
+    assert built.cache is not None
+    half = built.home / "releases/shop-5"
+    ready = built.home / "releases/shop-4"
+    for directory in (half, ready):
+        (directory / "src").mkdir(parents=True)
+    (ready / "release.json").write_text("{}")
+    databases.create_template(built.server, "tpl_shop_5")
+    databases.create_template(built.server, "tpl_shop_4")
+    databases.seal_template(built.server, "tpl_shop_4")
+    built.cache.provision_user("tpl_shop_5", "tpl_shop_5", "x")
+    assert clean_leftovers(built) == ["shop-5", "tpl_shop_5"]
+    assert clean_leftovers(built) == []
+    assert ready.is_dir()
+    assert databases.list_templates(built.server) == ["tpl_shop_4"]
+    remove_release(built, "shop", 4)
+
+
+def test_git_sources(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop")
+    tmp_path.chmod(0o755)
+    for parent in (tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(0o755)
+    (source / "outside").symlink_to("/etc/passwd")
+    (source / "inside").symlink_to("shop")
+
+    def git(*argv: str) -> str:
+        command = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c", *argv]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    git("tag", "v1")
+    commit = git("rev-parse", "HEAD")
+    (source / "manage.py").unlink()
+    git("commit", "--quiet", "-a", "-m", "second")
+    built = context()
+    result = build(request(f"file://{source}", ref="v1"), built)
+    assert result.commit == commit
+    src = built.home / "releases/shop-1/src"
+    assert not (src / ".git").exists()
+    assert not (src / "outside").is_symlink()
+    assert (src / "inside").is_symlink()
+    assert any("outside points outside" in text for text in result.warnings)
+    remove_release(built, "shop", 1)
+    assert "there is no manage.py" in failure(built, f"file://{source}").message
+    assert failure(built, f"file://{source}", ref="absent").step == "fetch"
+
+
+@pytest.mark.parametrize("source", ["ext::sh -c id", "https://x y", "--upload-pack=id", "fd::17"])
+def test_sources_that_would_run_commands_are_refused(context: Context, source: str) -> None:
+    error = failure(context(), source)
+    assert error.step == "fetch"
+    assert "neither the absolute path of a directory nor an address" in error.message
+
+
+@pytest.mark.parametrize("ref", ["--upload-pack=id", "-x", "a b", "$(id)", "a;b"])
+def test_refs_that_are_options_are_refused(context: Context, ref: str) -> None:
+    assert "is not the name of a branch" in failure(context(), "https://127.0.0.1:9/x.git", ref=ref).message
+
+
+OTHER = [one for one in find_interpreters() if one.version[:2] not in (sys.version_info[:2], (3, 10))]
+
+
+@pytest.mark.skipif(not OTHER, reason="this machine has no other Python")
+def test_another_python(context: Context, tmp_path: Path) -> None:
+    wanted = ".".join(map(str, OTHER[0].version[:2]))
+    built = context()
+    result = build(request(start_project(tmp_path / "shop"), python=wanted), built)
+    assert result.python.startswith(wanted)
+    remove_release(built, "shop", 1)
+
+
+def test_a_python_that_is_not_here_is_named_with_those_that_are(context: Context, tmp_path: Path) -> None:
+    error = failure(context(), start_project(tmp_path / "shop"), python="3.99")
+    assert error.step == "interpreter"
+    assert "There is no Python 3.99 on this machine. Found: 3." in error.message
