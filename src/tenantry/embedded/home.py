@@ -169,7 +169,7 @@ def _check_owner(root: Path) -> None:
         raise HomeUnusable(
             f"The home {root} was made by {_user_name(owner)}. Run this as that user, or choose another --home."
         )
-    if not os.access(root, os.W_OK | os.X_OK):
+    if not os.access(root, os.W_OK | os.X_OK, effective_ids=True):
         raise HomeUnusable(
             f"The home {root} is not writable for {_user_name(me)}. Choose another with --home, or change its owner."
         )

@@ -122,7 +122,6 @@ class Supervisor:
     def __init__(self, home: Home, process: "subprocess.Popen[bytes] | None" = None) -> None:
         self._home = home
         self._process = process
-        self._server = xmlrpc.client.ServerProxy("http://unix/RPC2", _UnixTransport(home.supervisor_socket))
 
     @property
     def alive(self) -> bool:
@@ -134,7 +133,8 @@ class Supervisor:
     def states(self) -> dict[str, State]:
         """Return each process's state; empty when supervisord does not answer."""
         try:
-            rows: Any = self._server.supervisor.getAllProcessInfo()
+            with self._proxy() as server:
+                rows: Any = server.supervisor.getAllProcessInfo()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             return {}
         return {
@@ -154,13 +154,16 @@ class Supervisor:
 
     def shut_down(self) -> None:
         """Ask supervisord to stop what it keeps, and itself."""
-        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            self._server.supervisor.shutdown()
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error), self._proxy() as server:
+            server.supervisor.shutdown()
 
     def _call(self, method: str, name: str) -> None:
         # An answer such as "already started" or "not running" is no failure: `states` is what counts.
-        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            getattr(self._server.supervisor, method)(name, False)
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error), self._proxy() as server:
+            getattr(server.supervisor, method)(name, False)
+
+    def _proxy(self) -> xmlrpc.client.ServerProxy:
+        return xmlrpc.client.ServerProxy("http://unix/RPC2", _UnixTransport(self._home.supervisor_socket))
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -171,7 +174,11 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_CALL_SECONDS)
-        self.sock.connect(str(self._path))
+        try:
+            self.sock.connect(str(self._path))
+        except OSError:
+            self.close()
+            raise
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -180,7 +187,9 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _UnixConnection(self._path)
+        connection = _UnixConnection(self._path)
+        self._connection = (host, connection)  # what `close` closes
+        return connection
 
 
 def _program(home: Home, program: Program) -> str:
