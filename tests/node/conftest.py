@@ -1,0 +1,57 @@
+"""Fixtures of the node's tests: real parts, started once per worker where they are costly."""
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The lab is a module beside the tests, which importlib mode does not put on the path.
+_SPEC = importlib.util.spec_from_file_location("node_lab", Path(__file__).with_name("lab.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+lab = importlib.util.module_from_spec(_SPEC)
+sys.modules["node_lab"] = lab
+_SPEC.loader.exec_module(lab)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = [name for name in ("nginx",) if shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
+    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        missing.append("PostgreSQL")
+    if lab.reachable_python() is None:
+        missing.append("a Python of this version that every user can execute")
+    for item in items:
+        if missing and "node" in getattr(item, "fixturenames", []):
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["lab.Postgres"]:
+    with lab.running_postgres() as cluster:
+        yield cluster
+
+
+@pytest.fixture()
+def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
+    """A prepared home without processes, over an empty desired state."""
+    made = lab.Node(postgres)
+    made.sql("TRUNCATE agent_v1.site, agent_v1.received, agent_v1.beat")
+    made.sql("UPDATE agent_v1.state SET epoch = gen_random_uuid(), revision = 0")
+    try:
+        made.prepare()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture()
+def serving(node: "lab.Node") -> "lab.Node":
+    """A running node with one release, `demo-1`, and no sites."""
+    node.release("demo-1")
+    node.start_nginx()
+    node.start_emperor()
+    node.start_agent()
+    return node

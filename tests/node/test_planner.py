@@ -1,0 +1,279 @@
+"""The planner: from any observation, applying plans leads to the desired state and then to rest; no invariant breaks."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenantry.node.planner import (
+    DRAIN_LIMIT_SECONDS,
+    Action,
+    AwaitReady,
+    LinkHost,
+    ObservedSite,
+    PrepareSite,
+    RemoveGeneration,
+    RemoveSite,
+    SetLink,
+    Switch,
+    UnlinkHost,
+    WriteDocument,
+    WriteVassal,
+    is_absent,
+    is_serving,
+    media_target,
+    plan_site,
+    static_target,
+)
+from tenantry.spec.names import Fqdn, Slug
+from tenantry.spec.sites import Mode, ReleaseName, ReleaseSpec, Runtime, SiteSpec
+
+SLUG = Slug("blog")
+NAMES = [Fqdn(f"{letter}.localhost") for letter in "abc"]
+GENERATIONS = st.integers(1, 4)
+
+
+def make_spec(generation: int = 2, hostnames: tuple[Fqdn, ...] = (NAMES[0],), **release: object) -> SiteSpec:
+    return SiteSpec(
+        slug=SLUG,
+        number=1,
+        project_number=1,
+        revision=1,
+        generation=generation,
+        mode=Mode.LIVE,
+        runtime=Runtime.ALWAYS_ON,
+        processes=1,
+        threads=1,
+        release=replace(
+            ReleaseSpec(ReleaseName(Slug("demo"), 1), "d", "w", "s", "manage.py", "static", True),
+            **release,  # type: ignore[arg-type]
+        ),
+        health_path="/",
+        hostnames=hostnames,
+        database="site_1",
+        sealed="",
+    )
+
+
+class World:
+    """The machine in memory: what each action does, and checks on what must hold after each."""
+
+    def __init__(self, observed: ObservedSite, broken: frozenset[int] = frozenset()) -> None:
+        self.seen = observed
+        self.broken = broken
+        self.planned_at = observed.serving_seconds
+
+    def apply(self, action: Action) -> bool:
+        """Do the action; False when the generation waited for never becomes ready."""
+        seen = self.seen
+        match action:
+            case PrepareSite():
+                self.seen = replace(seen, directory=True, data=True)
+            case SetLink(name=name, target=target):
+                self.seen = replace(seen, **{name: target})
+            case WriteDocument(generation=n):
+                self.seen = replace(seen, documents=seen.documents | {n})
+            case WriteVassal(generation=n):
+                assert n in seen.documents, "an ini without its document"
+                self.seen = replace(seen, vassals=seen.vassals | {n})
+            case AwaitReady(generation=n):
+                if n in self.broken:
+                    return False
+                assert n in seen.vassals
+                assert n in seen.documents
+                self.seen = replace(seen, listening=seen.listening | {n}, sockets=seen.sockets | {n})
+            case Switch(generation=n):
+                self.seen = replace(seen, serving=n, serving_seconds=0.0)
+            case LinkHost(hostname=name):
+                assert seen.serving is not None, "a hostname routed to nothing"
+                self.seen = replace(seen, hostnames=seen.hostnames | {name})
+            case UnlinkHost(hostname=name):
+                self.seen = replace(seen, hostnames=seen.hostnames - {name})
+            case RemoveGeneration(generation=n):
+                assert n != seen.serving or not seen.hostnames, "the serving generation was removed under its visitors"
+                waiting = seen.in_flight.get(n) and n in seen.listening and n not in self.broken
+                assert not waiting or self.drained_long(), "a request was cut"
+                self.seen = replace(
+                    seen,
+                    documents=seen.documents - {n},
+                    vassals=seen.vassals - {n},
+                    sockets=seen.sockets - {n},
+                    listening=seen.listening - {n},
+                    in_flight={k: v for k, v in seen.in_flight.items() if k != n},
+                )
+            case RemoveSite():
+                assert not seen.vassals
+                assert not seen.hostnames
+                self.seen = replace(seen, directory=False, static=None, media=None, serving=None)
+            case _:
+                raise AssertionError(action)
+        return True
+
+    def drained_long(self) -> bool:
+        return not 0 <= self.planned_at < DRAIN_LIMIT_SECONDS
+
+    def wait(self, seconds: float) -> None:
+        """Time passes: requests end within 5 s, processes without an ini are gone."""
+        later = self.seen.serving_seconds + seconds
+        known = self.seen.vassals | self.seen.documents | self.seen.sockets
+        self.seen = replace(
+            self.seen,
+            serving_seconds=later,
+            in_flight=self.seen.in_flight if 0 <= later < 5 else {},
+            listening=self.seen.listening & (known | ({self.seen.serving} if self.seen.serving else set())),
+        )
+
+
+def settle(world: World, spec: SiteSpec | None, failed: int | None = None, stop_after: int | None = None) -> int | None:
+    """Plan and apply until nothing is left to do; returns the generation that failed. `stop_after` cuts it short."""
+    steps = 0
+    for _ in range(400):
+        world.planned_at = world.seen.serving_seconds
+        plan = plan_site(spec, world.seen, failed)
+        if not plan.actions and plan.again_seconds is None:
+            return failed
+        for action in plan.actions:
+            if stop_after is not None and steps >= stop_after:
+                return failed
+            steps += 1
+            if not world.apply(action):
+                assert isinstance(action, AwaitReady)
+                if world.seen.serving == action.generation:
+                    return failed
+                failed = action.generation
+                break
+        if plan.again_seconds is not None:
+            world.wait(plan.again_seconds)
+    raise AssertionError(f"never at rest: {plan}\n{world.seen}")
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> ObservedSite:
+    """What an agent may find: also what a person, a crash or another release of the agent left."""
+    sets = st.frozensets(GENERATIONS)
+    serving = draw(st.none() | GENERATIONS)
+    return ObservedSite(
+        slug=SLUG,
+        directory=True if serving else draw(st.booleans()),
+        data=draw(st.booleans()),
+        documents=draw(sets),
+        vassals=draw(sets),
+        sockets=draw(sets),
+        listening=draw(sets),
+        in_flight=draw(st.dictionaries(GENERATIONS, st.integers(0, 3))),
+        serving=serving,
+        serving_seconds=draw(st.sampled_from([-5000.0, 0.0, 0.3, 1.0, 20.0, 90.0])),
+        hostnames=draw(st.frozensets(st.sampled_from(NAMES))) if serving else frozenset(),
+        static=draw(st.sampled_from([None, "elsewhere"])),
+        media=draw(st.sampled_from([None, "elsewhere"])),
+    )
+
+
+def specs() -> st.SearchStrategy[SiteSpec]:
+    names = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: tuple(sorted(found)))
+    return st.builds(
+        make_spec, GENERATIONS, names, static=st.sampled_from([None, "static"]), serve_media=st.booleans()
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(observations(), specs())
+def test_planning_after_applying_yields_nothing(observed: ObservedSite, spec: SiteSpec) -> None:
+    world = World(observed)
+    settle(world, spec)
+    assert is_serving(spec, world.seen)
+    assert world.seen.static == static_target(spec)
+    assert world.seen.media == media_target(spec)
+    assert world.seen.vassals == world.seen.documents == {spec.generation}
+    assert str(plan_site(spec, world.seen)) == "nothing to do"
+
+
+@settings(max_examples=300, deadline=None)
+@given(observations(), specs() | st.none(), st.integers(0, 12), specs() | st.none())
+def test_an_interrupted_plan_is_resumed(
+    observed: ObservedSite, first: SiteSpec | None, cut: int, then: SiteSpec | None
+) -> None:
+    world = World(observed)
+    settle(world, first, stop_after=cut)
+    settle(world, then)
+    if then is None:
+        assert is_absent(world.seen)
+    else:
+        assert is_serving(then, world.seen)
+        assert world.seen.vassals == {then.generation}
+
+
+@settings(max_examples=300, deadline=None)
+@given(observations(), specs())
+def test_a_generation_that_never_becomes_ready_leaves_the_serving_one_alone(
+    observed: ObservedSite, spec: SiteSpec
+) -> None:
+    before = observed.serving
+    world = World(observed, broken=frozenset({spec.generation}))
+    failed = settle(world, spec)
+    if before == spec.generation:
+        assert world.seen.serving == before  # it was good once: its files stay
+        assert failed is None
+    else:
+        assert failed == spec.generation
+        assert world.seen.serving == before
+        assert spec.generation not in world.seen.vassals | world.seen.documents
+        assert before is None or world.seen.hostnames == frozenset(spec.hostnames)
+    assert plan_site(spec, world.seen, failed).actions == () or before == spec.generation
+
+
+@settings(max_examples=200, deadline=None)
+@given(observations())
+def test_a_removed_site_leaves_nothing(observed: ObservedSite) -> None:
+    world = World(observed)
+    settle(world, None)
+    assert is_absent(world.seen)
+    assert world.seen.documents == frozenset()
+    assert str(plan_site(None, world.seen)) == "nothing to do"
+
+
+def serving_site(generation: int = 1) -> ObservedSite:
+    one = frozenset({generation})
+    return ObservedSite(
+        SLUG, True, True, one, one, one, one, {}, generation, 100.0, frozenset({NAMES[0]}),
+        "../../../releases/demo-1/static", "../../../data/blog/media",
+    )  # fmt: skip
+
+
+def names_of(actions: tuple[Action, ...]) -> Iterator[str]:
+    return (type(action).__name__ for action in actions)
+
+
+def test_a_hostname_moves_links_and_nothing_else() -> None:
+    plan = plan_site(make_spec(1, (NAMES[1], NAMES[2])), serving_site())
+    assert [str(action) for action in plan.actions] == [
+        "UnlinkHost blog a.localhost",
+        "LinkHost blog b.localhost",
+        "LinkHost blog c.localhost",
+    ]
+
+
+def test_a_first_generation_is_routed_only_after_it_answered() -> None:
+    plan = plan_site(make_spec(1), ObservedSite(SLUG))
+    assert list(names_of(plan.actions)) == [
+        "PrepareSite", "SetLink", "WriteDocument", "WriteVassal", "AwaitReady", "SetLink", "Switch", "LinkHost",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "requests", "wait"), [(0.0, 0, 0.7), (0.5, 3, 0.2), (1.0, 1, 0.1), (1.0, 0, None), (31.0, 2, None)]
+)
+def test_the_old_generation_goes_when_nobody_waits_for_it(seconds: float, requests: int, wait: float | None) -> None:
+    both = frozenset({1, 2})
+    observed = replace(
+        serving_site(2), documents=both, vassals=both, sockets=both, listening=both,
+        in_flight={1: requests}, serving_seconds=seconds,
+    )  # fmt: skip
+    plan = plan_site(make_spec(2), observed)
+    if wait is None:
+        assert plan.actions == (RemoveGeneration(SLUG, 1),)
+    else:
+        assert plan.actions == ()
+        assert plan.again_seconds == pytest.approx(wait)
