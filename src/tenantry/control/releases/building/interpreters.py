@@ -85,11 +85,19 @@ def _listed(directory: Path, pattern: str) -> list[Path]:
         return []
 
 
-def probe(path: Path) -> Interpreter | None:
-    """Ask an executable what it is; None when it is no released CPython >= 3.10 or does not answer."""
+def probe(path: Path, uid: int | None = None) -> Interpreter | None:
+    """Ask an executable what it is, as user `uid`; None when it is no released CPython >= 3.10 or does not answer."""
     try:
         answer = subprocess.run(
-            [str(path), "-I", "-S", "-c", _PROBE], capture_output=True, timeout=PROBE_SECONDS, check=True, env={}
+            [str(path), "-I", "-S", "-c", _PROBE],
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            check=True,
+            env={},
+            cwd="/",
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
         version, level, executable, prefix, implementation = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -160,8 +168,8 @@ def reachable_by_others(path: Path) -> bool:
         return False
 
 
-def make_reachable(interpreter: Interpreter, home: Path) -> Interpreter:
-    """Return an interpreter that every user can execute: this one, or its copy in `<home>/pythons/<version>`.
+def make_reachable(interpreter: Interpreter, home: Path, uid: int) -> Interpreter:
+    """Return an interpreter that user `uid` can execute: this one, or its copy in `<home>/pythons/<version>`.
 
     The copy is made of hard links where the file system allows, and appears complete or not at all.
     """
@@ -171,7 +179,7 @@ def make_reachable(interpreter: Interpreter, home: Path) -> Interpreter:
     relative = interpreter.path.relative_to(os.path.realpath(interpreter.prefix))
     if not target.is_dir():
         _copy_prefix(Path(os.path.realpath(interpreter.prefix)), target)
-    copied = probe(target / relative)
+    copied = probe(target / relative, uid)
     if copied is None or copied.prefix != target:
         shutil.rmtree(target, ignore_errors=True)
         raise StepFailed(
@@ -189,9 +197,29 @@ def _copy_prefix(prefix: Path, target: Path) -> None:
         shutil.copytree(prefix, partial, symlinks=True, ignore=_ignored, copy_function=_link_or_copy)
         for directory, _, _ in os.walk(partial):
             Path(directory).chmod(0o755)
+        _free_from_prefix(partial / "bin", prefix)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _free_from_prefix(directory: Path, prefix: Path) -> None:
+    """Let the executables find their libpython beside them: pyenv's builds name its directory by absolute path.
+
+    The text in the file is replaced by the shorter `$ORIGIN/../lib`, in a copy: the file may be a link to the original.
+    """
+    old, new = os.fsencode(prefix / "lib"), b"$ORIGIN/../lib"
+    if len(old) < len(new):
+        return
+    for path in directory.glob("python3*"):
+        if path.is_symlink():
+            continue
+        content = path.read_bytes()
+        if not content.startswith(b"\x7fELF") or old + b"\0" not in content:
+            continue
+        path.unlink()
+        path.write_bytes(content.replace(old + b"\0", new.ljust(len(old), b"\0") + b"\0"))
+        path.chmod(0o755)
 
 
 def _ignored(directory: str, names: list[str]) -> set[str]:

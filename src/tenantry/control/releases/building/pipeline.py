@@ -236,7 +236,7 @@ def _interpreter(work: _Build, found: inspection.Inspection) -> interpreters.Int
     uid = work.owner.uid
     chosen = interpreters.choose(interpreters.find_interpreters(), work.request.python, pinned, requires, uid)
     if uid is not None:
-        chosen = interpreters.make_reachable(chosen, work.context.home)
+        chosen = interpreters.make_reachable(chosen, work.context.home, uid)
     work.log.say(f"Python {chosen.version_text}: {chosen.path}")
     return chosen
 
