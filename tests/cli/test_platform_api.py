@@ -5,16 +5,20 @@ Jobs and the node do not run here: `World` reports in their place, through the s
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -91,12 +95,18 @@ def free_port() -> int:
         return port
 
 
+def allowed(blocker: Any) -> AbstractContextManager[Any]:
+    """pytest-django forbids the database outside its own fixtures, when it is configured at all."""
+    allowing: AbstractContextManager[Any] = blocker.unblock() if blocker is not None else nullcontext()
+    return allowing
+
+
 @pytest.fixture(scope="module")
 def world(
     control_template: PostgresServer, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     """Control with an administrator, a token, and one project whose first release is built."""
-    with django_db_blocker.unblock():
+    with allowed(django_db_blocker):
         database = create_control_database(control_template)
         home = tmp_path_factory.mktemp("home")
         try:
@@ -169,12 +179,15 @@ class served:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                socket.create_connection(("127.0.0.1", int(port)), 1).close()
+                urlopen(f"{self.url}/readyz", timeout=5).close()
                 return self.url
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
+            except (URLError, OSError) as error:
+                answered = isinstance(error, HTTPError)
+                if answered:
+                    error.close()
+                if answered or self.process.poll() is not None or time.monotonic() > deadline:
                     self.__exit__()
-                    pytest.fail(f"control does not start:\n{self.log.read_text()}")
+                    pytest.fail(f"control does not start ({error}):\n{self.log.read_text()[-4000:]}")
                 time.sleep(0.05)
 
     def __exit__(self, *error: object) -> None:
@@ -191,7 +204,7 @@ def platform(world: World, monkeypatch: pytest.MonkeyPatch, django_db_blocker: A
     """The world, connected to by the environment; every node has just spoken."""
     monkeypatch.setenv("TENANTRY_URL", world.url)
     monkeypatch.setenv("TENANTRY_TOKEN", world.token)
-    with django_db_blocker.unblock():
+    with allowed(django_db_blocker):
         world.report()
         yield world
 
@@ -383,6 +396,22 @@ def test_an_update_to_a_release_whose_migrations_fail_says_so(cli: Any, platform
     assert err.splitlines()[0] == f"error: mover was not moved to {newest}: column exists"
 
 
+def test_an_old_error_does_not_fail_what_is_done_later(cli: Any, platform: World) -> None:
+    from tenantry.control.sites import services
+    from tenantry.control.sites.models import Site
+
+    create_served(cli, platform, "scarred")
+    services.fail_site_upgrade(Site.objects.get(slug="scarred").number, "column exists")
+    restart = Running("site", "restart", "scarred", "--wait")
+    until(lambda: Site.objects.filter(slug="scarred", generation=2).exists())
+    platform.serve("scarred")
+    assert restart.finish()[0] == 0
+    add = Running("hostname", "add", "scarred", "www.scarred.localhost")
+    until(lambda: Site.objects.filter(slug="scarred", hostnames__name="www.scarred.localhost").exists())
+    platform.serve("scarred")
+    assert add.finish() == (0, "www.scarred.localhost leads to scarred.\n", "")
+
+
 def test_hostnames(cli: Any, platform: World) -> None:
     create_served(cli, platform, "named")
     assert cli("hostname", "add", "named", "WWW.Named.example.org.", "--no-wait").code == 0
@@ -519,9 +548,8 @@ def test_event_follow_prints_each_change_as_it_happens(cli: Any, platform: World
         while not found and time.monotonic() < deadline:  # until the stream stands, changes may pass unseen
             cli("site", "create", f"followed-{number}", "-p", "demo")
             number += 1
-            os.set_blocking(follow.process.stdout.fileno(), False)
-            time.sleep(0.2)
-            found += [json.loads(line) for line in (follow.process.stdout.read() or "").splitlines()]
+            if select.select([follow.process.stdout], [], [], 0.2)[0]:
+                found.append(json.loads(follow.process.stdout.readline()))
         assert any(document.get("type") == "site.created" for document in found), found
         follow.process.send_signal(signal.SIGINT)
         assert follow.process.wait(GIVE_UP_SECONDS) == 130

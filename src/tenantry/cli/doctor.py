@@ -145,7 +145,7 @@ def check_node(node: Node) -> Finding:
             name, "failed", f"{node['state']}, {spoke}", "Is its agent running? See logs/agent.log; run bin/up."
         )
     if node["failed"]:
-        advice = "See «tenantry site list» and «tenantry site show SLUG»."
+        advice = "See «tenantry site list»."
         return Finding(name, "warning", f"{node['failed']} of {node['sites']} sites failed, {spoke}", advice)
     if node["lag"]:
         return Finding(

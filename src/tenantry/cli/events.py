@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tenantry.cli.client import Client, path
+from tenantry.cli.client import PAGE_SIZE, Client, path
 from tenantry.cli.command import Session, command, noun
 from tenantry.cli.documents import Change, Document
 from tenantry.cli.errors import Unreachable
@@ -26,7 +26,7 @@ def list_(
     since: Annotated[
         int | None, typer.Option("--since", min=0, metavar="REVISION", help="Only later ones.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=PAGE_SIZE, help="At most this many.")] = 20,
 ) -> None:
     """List changes, the latest last."""
     changes: list[Change] = session.client.items(path("changes"), {"since": since, "limit": limit}, limit=limit)

@@ -7,6 +7,7 @@ import typer
 from tenantry.cli import names
 from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun
+from tenantry.cli.documents import Site
 from tenantry.cli.names import SlugArgument
 from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, wait_for_site
 
@@ -25,7 +26,7 @@ def add(
     site, name = names.site(slug), names.hostname(hostname)
     document: Any = session.client.post(path("sites", site, "hostnames"), {"name": name})
     if wait:
-        wait_for_site(session.client, site, seconds=timeout)
+        _wait(session, site, timeout)
     session.output.result(document, lambda: session.output.line(f"{name} leads to {site}."))
 
 
@@ -37,7 +38,7 @@ def remove(
     site, name = names.site(slug), names.hostname(hostname)
     session.client.delete(path("sites", site, "hostnames", name))
     if wait:
-        wait_for_site(session.client, site, seconds=timeout)
+        _wait(session, site, timeout)
     session.output.result(
         {"removed": name, "site": site}, lambda: session.output.line(f"{name} leads to {site} no more.")
     )
@@ -58,3 +59,9 @@ def list_(session: Session) -> None:
         )
 
     session.output.result(found, show)
+
+
+def _wait(session: Session, slug: str, seconds: int) -> None:
+    """Wait until the nodes route as it is wanted. An error from before has nothing to do with hostnames."""
+    site: Site = session.client.get(path("sites", slug))
+    wait_for_site(session.client, slug, seconds=seconds, revision=site["revision"], known_error=site["error"])

@@ -120,12 +120,19 @@ class Output:
                 self.line(f"  | {text}")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str, keep: Sequence[str]) -> None:
-        """Print rows under `columns`, each on one line. What does not fit is cut in columns that are not in `keep`."""
+        """Print rows under `columns`, each on one line.
+
+        Where they do not fit, columns that are not in `keep` are cut, then left out from the right.
+        """
         if not rows:
             self.line(empty, "dim")
             return
         cells = [[printable("-" if cell in (None, "") else cell).replace("\n", " ") for cell in row] for row in rows]
-        widths = _widths(columns, cells, keep, _columns())
+        room = _columns()
+        while (widths := _widths(columns, cells, keep, room)) is None:
+            leave = max(index for index, column in enumerate(columns) if column not in keep)
+            columns = [column for index, column in enumerate(columns) if index != leave]
+            cells = [[cell for index, cell in enumerate(row) if index != leave] for row in cells]
         heading = "  ".join(_fit(column.upper(), width) for column, width in zip(columns, widths, strict=True))
         print(paint(heading.rstrip(), "bold", sys.stdout))
         for row in cells:
@@ -157,8 +164,11 @@ def _columns() -> int:
     return int(chosen) if chosen.isdigit() and int(chosen) else os.get_terminal_size(sys.stdout.fileno()).columns
 
 
-def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], keep: Sequence[str], room: int) -> list[int]:
-    """The width of each column: its widest cell, or less for the widest ones that are not in `keep` until all fit."""
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], keep: Sequence[str], room: int) -> list[int] | None:
+    """The width of each column: its widest cell, or less for the widest ones that are not in `keep` until all fit.
+
+    None when they cannot fit and a column could be left out.
+    """
     widths = [max(len(column), *(len(row[index]) for row in rows)) for index, column in enumerate(columns)]
     least = [
         width if column in keep else min(width, max(len(column), LEAST_COLUMN))
@@ -168,7 +178,7 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], keep: Sequenc
     while excess > 0:
         index = max(range(len(widths)), key=lambda one: (widths[one] > least[one], widths[one]))
         if widths[index] <= least[index]:
-            break  # narrower is not readable; the terminal cuts or wraps, as the person chose
+            return None if any(column not in keep for column in columns) else widths
         widths[index] -= 1
         excess -= 1
     return widths

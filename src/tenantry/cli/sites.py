@@ -8,7 +8,7 @@ from tenantry.cli import names, site_process
 from tenantry.cli.client import PAGE_SIZE, path
 from tenantry.cli.command import Session, command, noun, parse_environment
 from tenantry.cli.documents import Document, Site
-from tenantry.cli.errors import UsageProblem, WorkFailed
+from tenantry.cli.errors import UsageProblem
 from tenantry.cli.names import SlugArgument
 from tenantry.cli.output import ago, took
 from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, stopwatch, wait_for_site, wait_until_gone
@@ -163,11 +163,10 @@ def update(
     elapsed = stopwatch()
     site: Site = session.client.patch(path("sites", name), changes)
     if wait:
-        state = wait_for_site(session.client, name, seconds=timeout, revision=site["revision"])
-        if release is not None and state["error"]:
-            raise WorkFailed(
-                f"{name} was not moved to {release}: {state['error']}", "It goes on with the release it had."
-            )
+        act = f"{name} was not moved to {release}" if release is not None else ""
+        wait_for_site(
+            session.client, name, seconds=timeout, revision=site["revision"], known_error=site["error"], act=act
+        )
     _conclude(session, site, wait, f"{name} serves its new version after {took(elapsed())}.", "is being changed")
 
 
@@ -178,7 +177,7 @@ def restart(session: Session, slug: SlugArgument, wait: Wait = False, timeout: T
     elapsed = stopwatch()
     site: Site = session.client.post(path("sites", name, "restart"))
     if wait:
-        wait_for_site(session.client, name, seconds=timeout, revision=site["revision"])
+        wait_for_site(session.client, name, seconds=timeout, revision=site["revision"], known_error=site["error"])
     _conclude(session, site, wait, f"{name} is restarted after {took(elapsed())}.", "is being restarted")
 
 
@@ -205,7 +204,7 @@ def delete(
     query = {"confirm": name, "dump": "true" if dump else "false"}
     answer: Document = session.client.delete(path("sites", name), query) or {}
     if wait:
-        wait_until_gone(session.client, name, seconds=timeout)
+        wait_until_gone(session.client, name, seconds=timeout, known_error=answer.get("error"))
     kept_at = _dump_of(session, name, int(answer.get("revision") or 0)) if wait and dump else None
 
     def show() -> None:

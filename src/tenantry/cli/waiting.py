@@ -16,6 +16,7 @@ from tenantry.cli.output import Output, paint, printable, took, wants_colour
 SITE_SECONDS = 60
 BUILD_SECONDS = 1800  # a cold build downloads every package
 BUILD_POLL_SECONDS = 0.5
+DECIDED_PAUSE_SECONDS = 0.2  # the server does not hold an answer back once a site has failed
 FINISHED = ("ready", "failed")
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Return when the work is done, not when it is accepted.")]
@@ -24,11 +25,15 @@ Timeout = Annotated[
 ]
 
 
-def wait_for_site(client: Client, slug: str, *, seconds: float, revision: int = 0) -> Convergence:
+def wait_for_site(
+    client: Client, slug: str, *, seconds: float, revision: int = 0, known_error: str | None = None, act: str = ""
+) -> Convergence:
     """Wait until every live node serves the site at its latest revision, `revision` or later; return the convergence.
 
-    Raises `WorkFailed` with the node's log when the site cannot be provisioned or does not start,
-    `StillWorking` when the time is over.
+    `known_error` is what the site showed before this act: it says nothing about it. `act` words the failure
+    («blog was not moved to demo-2»).
+    Raises `WorkFailed` with the node's log when the site's job failed or it does not start, `StillWorking` when the
+    time is over.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -36,7 +41,13 @@ def wait_for_site(client: Client, slug: str, *, seconds: float, revision: int = 
         if state["revision"] >= revision:
             if state["converged"]:
                 return state
-            raise_if_failed(state)
+            if state["error"] and state["error"] == known_error:
+                if _is_served(state):
+                    return state
+                time.sleep(DECIDED_PAUSE_SECONDS)
+            else:
+                _raise_if_job_failed(state, act)
+            _raise_if_node_failed(state)
         if time.monotonic() >= deadline:
             raise StillWorking(
                 f"{slug} is not served yet after {seconds:g} s ({_summary(state)}). The platform goes on.",
@@ -44,17 +55,15 @@ def wait_for_site(client: Client, slug: str, *, seconds: float, revision: int = 
             )
 
 
-def wait_until_gone(client: Client, slug: str, *, seconds: float) -> None:
-    """Wait until no node has anything of a deleted site; raises as `wait_for_site` does."""
+def wait_until_gone(client: Client, slug: str, *, seconds: float, known_error: str | None = None) -> None:
+    """Wait until nothing of a deleted site is left; `known_error` and what it raises are as in `wait_for_site`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             state = _convergence(client, slug, deadline)
         except NotFound:
             return
-        if state["converged"]:
-            return
-        if state["error"]:
+        if state["error"] and state["error"] != known_error:
             raise WorkFailed(
                 f"{slug} was not removed: {state['error']}",
                 f"Mend the cause, then «tenantry site delete {slug}» again.",
@@ -64,17 +73,30 @@ def wait_until_gone(client: Client, slug: str, *, seconds: float) -> None:
                 f"{slug} is not gone yet after {seconds:g} s ({_summary(state)}). The platform goes on.",
                 f"Look again with «tenantry site show {slug}».",
             )
+        if state["error"]:
+            time.sleep(DECIDED_PAUSE_SECONDS)
 
 
-def raise_if_failed(state: Convergence) -> None:
-    """Raise `WorkFailed` when the site's job failed, or a node tried the latest revision and could not serve it."""
-    slug = state["site"]
+def _is_served(state: Convergence) -> bool:
+    nodes = state["nodes"]
+    return bool(nodes) and all(node["state"] == "serving" and node["revision"] >= state["revision"] for node in nodes)
+
+
+def _raise_if_job_failed(state: Convergence, act: str) -> None:
     if state["status"] == "failed":
+        slug = state["site"]
         raise WorkFailed(
-            f"{slug} failed: {state['error'] or 'no reason was recorded'}",
-            f"Mend the cause, then «tenantry site delete {slug}» and create it again.",
+            f"{act or f'{slug} failed'}: {state['error'] or 'no reason was recorded'}",
+            "The site goes on as it was."
+            if act
+            else f"Mend the cause, «tenantry site delete {slug}», create it again.",
             _log_of(state["nodes"]),
         )
+
+
+def _raise_if_node_failed(state: Convergence) -> None:
+    """Raise when a node tried the latest revision and could not serve it."""
+    slug = state["site"]
     for node in state["nodes"]:
         if node["state"] == "failed" and node["revision"] >= state["revision"]:
             raise WorkFailed(
