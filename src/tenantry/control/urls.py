@@ -11,3 +11,8 @@ urlpatterns = [
     path("api/v1/", api.urls),
     path("", include("tenantry.control.dashboard.urls")),
 ]
+
+handler400 = "tenantry.control.pages.bad_request"
+handler403 = "tenantry.control.pages.permission_denied"
+handler404 = "tenantry.control.pages.not_found"
+handler500 = "tenantry.control.pages.server_error"

@@ -70,6 +70,9 @@ def install_exception_handlers(api: NinjaAPI) -> None:
 
     @api.exception_handler(HttpError)
     def on_http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+        # What the parser raises reaches us wrapped in ninja's own «cannot parse».
+        if isinstance(error.__cause__, ControlError):
+            return problem_of(error.__cause__, request.path)
         return problem(error.status_code, HTTPStatus(error.status_code).phrase, error.message, instance=request.path)
 
     @api.exception_handler(AuthenticationError)

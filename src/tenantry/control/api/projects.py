@@ -16,6 +16,8 @@ from tenantry.control.errors import InvalidInput
 from tenantry.control.releases import queries, services
 
 router = Router(auth=Bearer())
+NOTHING = schemas.Nothing()
+RELEASE_DEFAULTS = schemas.ReleaseInput(activate=False)
 FINISHED = ("ready", "failed")
 
 
@@ -62,7 +64,7 @@ def list_releases(
 
 @router.post("/projects/{name}/releases", response={201: schemas.Release, **PROBLEMS}, tags=["releases"])
 def request_release(
-    request: HttpRequest, name: Name, body: schemas.ReleaseInput, key: IdempotencyKey = None
+    request: HttpRequest, name: Name, body: schemas.ReleaseInput = RELEASE_DEFAULTS, key: IdempotencyKey = None
 ) -> HttpResponse:
     """Queue a build of the project's source as it is now."""
 
@@ -80,7 +82,7 @@ def get_release(request: HttpRequest, name: Name) -> queries.ReleaseView:
 
 
 @router.post("/releases/{name}/activate", response={200: schemas.Project, **PROBLEMS}, tags=["releases"])
-def activate_release(request: HttpRequest, name: Name, body: schemas.Nothing) -> queries.ProjectView:
+def activate_release(request: HttpRequest, name: Name, body: schemas.Nothing = NOTHING) -> queries.ProjectView:
     """Make a ready release its project's current one: new sites get it. Sites that exist keep theirs."""
     return queries.project(services.activate(actor(request), name).name)
 

@@ -18,6 +18,7 @@ from tenantry.control.sites import queries, services, waiting
 from tenantry.control.sites.models import SiteStatus
 
 router = Router(auth=Bearer())
+NOTHING = schemas.Nothing()
 DEFAULT_LINES = 100
 
 
@@ -75,7 +76,7 @@ def delete_site(
 
 
 @router.post("/sites/{slug}/restart", response={200: schemas.Site, **PROBLEMS}, tags=["sites"])
-def restart_site(request: HttpRequest, slug: Name, body: schemas.Nothing) -> schemas.Site:
+def restart_site(request: HttpRequest, slug: Name, body: schemas.Nothing = NOTHING) -> schemas.Site:
     """Start new processes; the old ones serve until the new ones answer."""
     services.restart_site(actor(request), slug)
     return _site(slug)

@@ -1,4 +1,4 @@
-"""setup_platform: what must exist once the tables do. Run after every migrate; changes nothing that is right already."""
+"""setup_platform: what must exist once the tables do. Run after every migrate; what is right already stays."""
 
 import json
 import os

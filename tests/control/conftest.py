@@ -1,0 +1,197 @@
+"""A fresh, migrated control database for each test, and the people and things that tests begin with."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tenantry.testing.control import CONTROL_ROLE, NODE_ROLE, ControlDatabase, prepare_django
+from tenantry.testing.fixtures import control_database, control_template, postgres_server
+from tenantry.testing.postgres import PORT
+
+prepare_django()
+
+from django.conf import settings  # noqa: E402
+from django.test import Client  # noqa: E402
+
+from tenantry.control.access.actors import Actor  # noqa: E402
+from tenantry.control.access.services import create_token, ensure_administrator  # noqa: E402
+from tenantry.control.releases import services as releases  # noqa: E402
+from tenantry.control.sites import services as sites  # noqa: E402
+from tenantry.control.sites.models import Site  # noqa: E402
+
+__all__ = ["control_database", "control_template", "postgres_server"]
+
+START_SECONDS = 20.0
+FACTS = releases.ReleaseFacts(
+    digest="sha256:aa",
+    commit="abc",
+    python="3.11.2",
+    django="5.2.1",
+    wsgi="demo.wsgi:application",
+    settings="demo.settings",
+    manage="manage.py",
+    static="static",
+)
+
+
+@pytest.fixture
+def admin(control_database: ControlDatabase) -> Actor:
+    ensure_administrator("admin", "correct horse battery")
+    return Actor(name="admin", is_admin=True, username="admin")
+
+
+@pytest.fixture
+def token(admin: Actor) -> str:
+    return create_token(admin, "tests")[1]
+
+
+class Api:
+    """Django's test client below /api/v1, sending JSON and a token."""
+
+    def __init__(self, token: str | None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._client = Client(headers=headers, raise_request_exception=False)
+
+    def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        options: dict[str, Any] = {"headers": {name.replace("_", "-"): value for name, value in headers.items()}}
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            options |= {"data": data, "content_type": "application/json"}
+        return self._client.generic(method, f"/api/v1{path}", **options)
+
+    def get(self, path: str) -> Any:
+        response = self("GET", path)
+        assert response.status_code == 200, response.content
+        return response.json()
+
+
+@pytest.fixture
+def api(token: str) -> Api:
+    return Api(token)
+
+
+@pytest.fixture
+def project(admin: Actor) -> str:
+    """The project «demo» with its ready release demo-1."""
+    releases.add_project(admin, releases.ProjectRequest(name="demo", source="/srv/demo"))
+    releases.finish_release("demo-1", FACTS)
+    return "demo"
+
+
+@pytest.fixture
+def make_site(admin: Actor, project: str) -> Callable[..., Site]:
+    """Create a site; a ready one unless told otherwise."""
+
+    def make(slug: str, *, ready: bool = True, **fields: Any) -> Site:
+        site = sites.create_site(admin, sites.SiteRequest(slug=slug, project=project, **fields))
+        if ready:
+            sites.mark_site_provisioned(site.number)
+        return Site.objects.get(number=site.number)
+
+    return make
+
+
+class Agent:
+    """What an agent does, by hand."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self.connection = connection
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        marks = ", ".join(["%s"] * len(arguments))
+        row = self.connection.execute(f"SELECT agent_v1.{name}({marks})", arguments).fetchone()
+        assert row is not None
+        return row[0]
+
+    def desired(self, since: int = 0) -> Any:
+        return self.call("desired", since)
+
+    def report(self, *site_reports: dict[str, Any], **fields: Any) -> None:
+        head = self.call("head")
+        document = {**head, "digest": "d", "conditions": [], **fields, "sites": list(site_reports)}
+        self.connection.execute("SELECT agent_v1.report(%s::jsonb)", [json.dumps(document)])
+
+    def serve_all(self) -> None:
+        """Report every desired site as serving."""
+        self.report(
+            *(
+                {"slug": s["slug"], "revision": s["revision"], "generation": s["generation"], "state": "serving"}
+                for s in self.desired()["sites"]
+            )
+        )
+
+
+@pytest.fixture
+def agent(control_database: ControlDatabase) -> Iterator[Agent]:
+    with psycopg.connect(control_database.dsn(NODE_ROLE), autocommit=True) as connection:
+        yield Agent(connection)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A control process as it runs on a platform: granian, ASGI."""
+
+    url: str
+    headers: dict[str, str]
+    home: Path
+
+
+@pytest.fixture
+def live(control_database: ControlDatabase, token: str, tmp_path: Path) -> Iterator[Live]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = {
+        "home": str(tmp_path),
+        "database": {
+            "host": control_database.server.host,
+            "port": PORT,
+            "name": control_database.name,
+            "user": CONTROL_ROLE,
+            "password": "",
+        },
+        "platform_key": settings.TENANTRY.platform_key,
+        "secret_key": "tests only",
+        "allowed_hosts": ["127.0.0.1"],
+        "control_url": f"http://127.0.0.1:{port}",
+        "http_port": 8080,
+    }
+    path = tmp_path / "control.json"
+    path.write_text(json.dumps(config))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "granian", "--interface", "asginl", "--host", "127.0.0.1", "--port", str(port)]
+        + ["tenantry.control.asgi:application"],
+        env={"TENANTRY_CONTROL_CONFIG": str(path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        stdout=(tmp_path / "granian.log").open("wb"),
+        stderr=subprocess.STDOUT,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(url, process, tmp_path)
+        yield Live(url, {"Authorization": f"Bearer {token}"}, tmp_path)
+    finally:
+        process.terminate()
+        process.wait(START_SECONDS)
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", directory: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail((directory / "granian.log").read_text())
+        time.sleep(0.05)
