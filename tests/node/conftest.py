@@ -34,7 +34,7 @@ def postgres() -> Iterator["lab.Postgres"]:
         yield cluster
 
 
-@pytest.fixture()
+@pytest.fixture
 def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
     """A prepared home without processes, over an empty desired state."""
     made = lab.Node(postgres)
@@ -47,7 +47,7 @@ def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
         made.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def serving(node: "lab.Node") -> "lab.Node":
     """A running node with one release, `demo-1`, and no sites."""
     node.release("demo-1")

@@ -1,4 +1,4 @@
-"""A node of real parts in a directory of its own: PostgreSQL with a double of agent_v1, nginx, the emperor, the agent."""
+"""A node of real parts: PostgreSQL with a double of agent_v1, nginx, the emperor, the agent, in an own directory."""
 
 import contextlib
 import http.client
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tenantry.sealing import Sealer, generate_key
+from tenantry.spec.names import Fqdn, Slug
+from tenantry.spec.sites import Mode, ReleaseName, ReleaseSpec, Runtime, SiteSpec
 
 ROOT = Path(__file__).parents[2]
 AS_ROOT = os.geteuid() == 0
 SITE_PACKAGES = next(Path(p) for p in sys.path if p.endswith("site-packages"))
-APPLICATION = '''
+APPLICATION = """
 import json, os, sys, time
 STARTED = time.time()
 def application(environ, start_response):
@@ -41,7 +44,29 @@ def application(environ, start_response):
     }).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
-'''
+"""
+
+
+def make_spec(generation: int = 2, hostnames: tuple[Fqdn, ...] = (Fqdn("a.localhost"),), **release: object) -> SiteSpec:
+    return SiteSpec(
+        slug=Slug("blog"),
+        number=1,
+        project_number=1,
+        revision=1,
+        generation=generation,
+        mode=Mode.LIVE,
+        runtime=Runtime.ALWAYS_ON,
+        processes=1,
+        threads=1,
+        release=replace(
+            ReleaseSpec(ReleaseName(Slug("demo"), 1), "d", "w", "s", "manage.py", "static", True),
+            **release,  # type: ignore[arg-type]
+        ),
+        health_path="/",
+        hostnames=hostnames,
+        database="site_1",
+        sealed="",
+    )
 
 
 def free_port() -> int:

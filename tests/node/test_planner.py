@@ -1,4 +1,4 @@
-"""The planner: from any observation, applying plans leads to the desired state and then to rest; no invariant breaks."""
+"""The planner: from any observation, plans lead to the desired state and then to rest; no invariant breaks."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_lab import make_spec
 
 from tenantry.node.planner import (
     DRAIN_LIMIT_SECONDS,
@@ -28,33 +29,11 @@ from tenantry.node.planner import (
     static_target,
 )
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import Mode, ReleaseName, ReleaseSpec, Runtime, SiteSpec
+from tenantry.spec.sites import SiteSpec
 
 SLUG = Slug("blog")
 NAMES = [Fqdn(f"{letter}.localhost") for letter in "abc"]
 GENERATIONS = st.integers(1, 4)
-
-
-def make_spec(generation: int = 2, hostnames: tuple[Fqdn, ...] = (NAMES[0],), **release: object) -> SiteSpec:
-    return SiteSpec(
-        slug=SLUG,
-        number=1,
-        project_number=1,
-        revision=1,
-        generation=generation,
-        mode=Mode.LIVE,
-        runtime=Runtime.ALWAYS_ON,
-        processes=1,
-        threads=1,
-        release=replace(
-            ReleaseSpec(ReleaseName(Slug("demo"), 1), "d", "w", "s", "manage.py", "static", True),
-            **release,  # type: ignore[arg-type]
-        ),
-        health_path="/",
-        hostnames=hostnames,
-        database="site_1",
-        sealed="",
-    )
 
 
 class World:
@@ -173,9 +152,7 @@ def observations(draw: st.DrawFn) -> ObservedSite:
 
 def specs() -> st.SearchStrategy[SiteSpec]:
     names = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: tuple(sorted(found)))
-    return st.builds(
-        make_spec, GENERATIONS, names, static=st.sampled_from([None, "static"]), serve_media=st.booleans()
-    )
+    return st.builds(make_spec, GENERATIONS, names, static=st.sampled_from([None, "static"]), serve_media=st.booleans())
 
 
 @settings(max_examples=300, deadline=None)
