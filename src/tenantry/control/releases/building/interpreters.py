@@ -27,7 +27,7 @@ _PROBE = (
     "sys.implementation.name]))"
 )
 # What the standard library does not need to run a project: a copied interpreter is a third of its size without.
-_LEFT_OUT = frozenset({"__pycache__", "idlelib", "test", "tests", "site-packages", "share"})
+_LEFT_OUT = frozenset({"idlelib", "test", "tests", "site-packages", "share"})
 
 
 @dataclass(frozen=True, slots=True)
