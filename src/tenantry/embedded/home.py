@@ -128,8 +128,10 @@ def check_home(path: Path) -> Home:
 def make_layout(home: Home, uid_base: int | None) -> None:
     """Create the directories that belong to the embedded platform. The node and the jobs worker make their own."""
     make_directory(home.root, 0o755)
-    for path in (home.etc, home.logs, home.root / "postgres", home.root / "cache", home.wheels):
+    for path in (home.etc, home.root / "postgres", home.root / "cache", home.wheels):
         make_directory(path, 0o755)
+    # The access log has every site's URLs in it: for control to show, for no site to read.
+    make_directory(home.logs, 0o750, None if uid_base is None else (0, uid_base + 1))
     # Others may pass through to the one file they own, and see no list of names.
     make_directory(home.secrets, 0o711)
     home.run.mkdir(mode=0o755, exist_ok=True)

@@ -70,6 +70,7 @@ def open_log(document: dict) -> None:  # type: ignore[type-arg]
     """Make the site's log standard output and error. The site may write and read it, control may read it."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(document["log"]["path"], flags, 0o640)
+    os.fchmod(descriptor, 0o640)  # the emperor's umask hides it from control, too
     user = document["user"]
     if user is not None:
         os.fchown(descriptor, user["uid"], document["log"]["gid"])
