@@ -136,7 +136,7 @@ def test_the_change_log_has_every_step_once_and_in_order(platform: Any) -> None:
     assert revisions == list(range(1, len(revisions) + 1))
     ours = [change["type"] for change in sorted(changes, key=lambda c: c["revision"]) if change["site"] == "logged"]
     assert ours[:2] == ["site.created", "site.provisioned"]
-    assert ours[-1] == "site.deleted"
+    assert ours[-2:] == ["site.deleted", "site.removed"]
 
 
 def test_the_routing_table_is_links_only(platform: Any) -> None:
