@@ -1,5 +1,6 @@
 """`tenantry doctor`: what is wrong, and what to do. Every check answers; none stops the others."""
 
+import json
 import os
 import re
 import shutil
@@ -21,10 +22,12 @@ from tenantry.cli.output import ago, paint, printable
 app = noun("doctor", "What is wrong, and what to do.")
 
 PROGRAM_SECONDS = 5
+PROCESSES_SECONDS = 15  # it imports the platform before it asks supervisord
 LEAST_POSTGRESQL = 15
 LEAST_FREE_BYTES = 1 << 30  # below this a build or a dump fails soon
 LOW_FREE_BYTES = 5 << 30
 GIBIBYTE = 1 << 30
+SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin:/sbin"
 SOCKET_PATH_HOME_MAX = 46  # longer homes push unix socket paths over the kernel's 107 bytes
 
 
@@ -59,6 +62,8 @@ def examine(session: Session) -> Iterator[Finding]:
     yield check_postgresql()
     yield check_uwsgi()
     yield check_redis()
+    if (session.home / "config.json").exists():
+        yield check_processes(session.home)
     reachable = _asking("api", lambda: _check_api(session))
     yield reachable
     if reachable.state == "failed":
@@ -136,6 +141,20 @@ def check_uwsgi() -> Finding:
         )
 
 
+def check_processes(home: Path) -> Finding:
+    """What «up» keeps running in this home does run."""
+    command = [sys.executable, "-P", "-m", "tenantry.embedded", "status", "--json", "--home", str(home)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESSES_SECONDS, check=False)
+        processes = json.loads(done.stdout)["processes"]
+    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError):
+        return Finding("processes", "warning", "their state cannot be read", "Run this as the user who ran bin/up.")
+    stopped = [f"{name} is {one['state']}" for name, one in processes.items() if one["state"] != "running"]
+    if stopped:
+        return Finding("processes", "failed", ", ".join(stopped), f"Run bin/up; the reasons are in {home / 'logs'}.")
+    return Finding("processes", "ok", f"{', '.join(processes)} run")
+
+
 def check_node(node: Node) -> Finding:
     """The node speaks, has applied everything, and serves every site it was given."""
     name = f"node {node['name']}"
@@ -151,9 +170,9 @@ def check_node(node: Node) -> Finding:
         return Finding(
             name, "warning", f"{node['lag']} revisions behind, {spoke}", "Wait; if it stays, see logs/agent.log."
         )
-    bad = [condition for condition in node["conditions"] if str(condition.get("status")).lower() in ("false", "failed")]
-    if bad:
-        reasons = "; ".join(f"{one.get('type')}: {one.get('message')}" for one in bad)
+    standing = [condition for condition in node["conditions"] if condition.get("status")]
+    if standing:
+        reasons = "; ".join(f"{one.get('type')}: {one.get('message')}" for one in standing)
         return Finding(name, "warning", reasons, f"See «tenantry node show {node['name']}».")
     return Finding(name, "ok", f"{node['sites']} sites, {spoke}")
 
@@ -196,7 +215,7 @@ def _check_program(check: str, program: str | None, option: str, pattern: str, i
 
 def _which(name: str) -> str | None:
     """Where a program is; Debian keeps servers in sbin, which is not on everybody's path."""
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
+    return shutil.which(name) or shutil.which(name, path=SYSTEM_PROGRAMS)
 
 
 def _number_of(place: Path) -> float:

@@ -13,38 +13,36 @@ from tenantry.cli.output import ago
 
 app = noun("platform", "The whole platform.")
 
-Rest = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[MORE]", help="Further options: see python -m tenantry.embedded up --help.", show_default=False
-    ),
-]
 
-
-@command(app, "up", example="tenantry up --detach --http-port 8080", speaks_json=False, passes_through=True)
+@command(app, "up", example="tenantry up --detach --http-port 8080", speaks_json=False)
 def up(
     session: Session,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is ready.")] = False,
     http_port: Annotated[
-        int | None,
-        typer.Option("--http-port", min=1, max=65535, metavar="N", help="Where sites are served.", show_default=False),
+        int | None, typer.Option("--http-port", metavar="N", help="Where sites are served.", show_default=False)
     ] = None,
-    rest: Rest = None,
+    control_port: Annotated[
+        int | None,
+        typer.Option("--control-port", metavar="N", help="Of the API and the dashboard.", show_default=False),
+    ] = None,
+    bind: Annotated[
+        str | None, typer.Option("--bind", metavar="ADDRESS", help="Where nginx listens.", show_default=False)
+    ] = None,
+    no_demo: Annotated[bool, typer.Option("--no-demo", help="Do not host the demo project.")] = False,
 ) -> None:
     """Start the platform on this machine. bin/up does the same and installs what is missing first.
 
-    Ctrl-C stops it; with --detach, «tenantry down» does.
+    Ports and address are remembered in the home. Ctrl-C stops everything; with --detach, «tenantry down» does.
     """
-    options = ["--home", str(session.home)]
-    options += ["--detach"] if detach else []
-    options += ["--http-port", str(http_port)] if http_port else []
-    _become("up", [*options, *(rest or [])])
+    valued = {"--http-port": http_port, "--control-port": control_port, "--bind": bind}
+    options = [word for name, value in valued.items() if value is not None for word in (name, str(value))]
+    _become("up", session, [*options, *(["--detach"] if detach else []), *(["--no-demo"] if no_demo else [])])
 
 
-@command(app, "down", example="tenantry down", speaks_json=False, passes_through=True)
-def down(session: Session, rest: Rest = None) -> None:
+@command(app, "down", example="tenantry down", speaks_json=False)
+def down(session: Session) -> None:
     """Stop everything that «up» started in this home, and nothing else. Data stays."""
-    _become("down", ["--home", str(session.home), *(rest or [])])
+    _become("down", session, [])
 
 
 @command(app, "status", example="tenantry status --json")
@@ -101,7 +99,8 @@ def _facts(document: Document) -> list[tuple[str, object]]:
     return facts
 
 
-def _become(verb: str, options: list[str]) -> NoReturn:
+def _become(verb: str, session: Session, options: list[str]) -> NoReturn:
+    """Become the embedded platform's program, which checks the options and owns the terminal."""
     sys.stdout.flush()
-    program = [sys.executable, "-P", "-m", "tenantry.embedded", verb, *options]
+    program = [sys.executable, "-P", "-m", "tenantry.embedded", verb, "--home", str(session.home), *options]
     os.execv(program[0], program)  # noqa: S606 - no shell: a list. -P: the current directory is not searched for modules
