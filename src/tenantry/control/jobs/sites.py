@@ -11,7 +11,7 @@ from tenantry.control.data import databases, directories
 from tenantry.control.data.dumps import DumpRequest, dump_site
 from tenantry.control.jobs.platform import Platform
 from tenantry.control.jobs.retries import Interrupted, Terminal
-from tenantry.control.releases.building.commands import BuildLog, Command, Owner, Runner
+from tenantry.control.releases.building.commands import BuildLog, Command, Owner, Runner, control_group
 from tenantry.control.releases.building.context import StepFailed
 from tenantry.control.releases.models import Release, ReleaseStatus
 from tenantry.control.sealing import sealer
@@ -86,7 +86,7 @@ def upgrade_site(platform: Platform, number: int, release_name: str) -> None:
         return
     if release is None or release.status != ReleaseStatus.READY or release.pk != site.pending_release_id:
         return  # a later request has its own job
-    log = BuildLog(platform.home / "logs" / "sites" / f"{site.slug}.migrate.log")
+    log = BuildLog(platform.home / "logs" / "sites" / f"{site.slug}.migrate.log", control_group(platform.uid_base))
     try:
         _runner(platform, site, log).run(
             _migration(platform, site, release), f"The migrations of {release_name} failed"

@@ -34,13 +34,16 @@ class BuildLog:
     """The log of one build: a file that `tenantry release log` follows, and its last lines in memory."""
 
     path: Path
+    group: int | None = None  # who may read it besides the platform: control, which shows it
     _file: BinaryIO = field(init=False)
     _tail: deque[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("wb", buffering=0)
-        self.path.chmod(0o640)
+        if self.group is not None:
+            os.chown(self._file.fileno(), -1, self.group)
+        os.chmod(self._file.fileno(), 0o640)  # noqa: PTH101 - a descriptor
         self._tail = deque(maxlen=LOG_TAIL_LINES)
 
     def write(self, data: bytes) -> None:
@@ -195,6 +198,11 @@ def end_processes_of(uid: int | None) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def control_group(uid_base: int | None) -> int | None:
+    """The group of control's web processes, which run as U + 1."""
+    return None if uid_base is None else uid_base + 1
 
 
 def _processes() -> list[int]:

@@ -21,7 +21,14 @@ import redis
 from tenantry.control.data.databases import create_template, drop_template, list_templates, seal_template, template_name
 from tenantry.control.data.server import random_password
 from tenantry.control.releases.building import execution, fetch, freeze, inspection, interpreters
-from tenantry.control.releases.building.commands import DISK_FULL, BuildLog, Owner, Runner, end_processes_of
+from tenantry.control.releases.building.commands import (
+    DISK_FULL,
+    BuildLog,
+    Owner,
+    Runner,
+    control_group,
+    end_processes_of,
+)
 from tenantry.control.releases.building.context import (
     BuildContext,
     BuildError,
@@ -93,7 +100,7 @@ class _Build:
 
 def build(request: BuildRequest, context: BuildContext) -> BuildResult:
     """Make a release; returns what is to be recorded, or raises `BuildError` and leaves nothing but the log."""
-    log = BuildLog(context.home / "logs" / "builds" / f"{request.name}.log")
+    log = BuildLog(context.home / "logs" / "builds" / f"{request.name}.log", control_group(context.uid_base))
     work = _Build(request, context, log)
     try:
         with _named_failures(work):
