@@ -29,7 +29,7 @@ from tenantry.control.releases.building import (
     clean_leftovers,
     remove_release,
 )
-from tenantry.control.releases.building.commands import _processes, _runs_as
+from tenantry.control.releases.building.commands import _processes, _runs_as, explain
 from tenantry.control.releases.building.interpreters import find_interpreters
 
 from .projects import DATABASE, add_app, add_settings, start_project
@@ -405,3 +405,27 @@ def test_a_python_that_is_not_here_is_named_with_those_that_are(context: Context
     error = failure(context(), start_project(tmp_path / "shop"), python="3.99")
     assert error.step == "interpreter"
     assert "There is no Python 3.99 on this machine. Found: 3." in error.message
+
+
+@as_root
+def test_a_full_disk_is_said_so(context: Context, tmp_path: Path) -> None:
+    source = start_project(tmp_path / "shop")
+    (source / "large").write_bytes(b"x" * 3_000_000)
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=False, timeout=10)
+    if mounted.returncode:
+        pytest.skip("this root may not mount")
+    try:
+        error = failure(context(home=small), source)
+        assert error.step == "fetch"
+        assert "The disk is full. Free some space" in error.message
+    finally:
+        subprocess.run(["umount", str(small)], check=True, timeout=10)
+
+
+@pytest.mark.parametrize(
+    "words", ["OSError: [Errno 28] No space left on device", "error: Disk quota exceeded (os error 122)"]
+)
+def test_a_full_disk_in_a_commands_output_is_said_so(words: str) -> None:
+    assert explain("Installing failed", f"Downloading\n{words}\n  caused by\n").startswith("The disk is full.")
