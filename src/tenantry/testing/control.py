@@ -5,7 +5,7 @@
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenantry.testing.postgres import PORT, PostgresServer
 
@@ -37,11 +37,10 @@ def prepare_django() -> None:
     from django.conf import settings
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tenantry.control.settings")
-    if not settings.configured:
-        import dataclasses
-
-        django.setup()
-        settings.TENANTRY = dataclasses.replace(settings.TENANTRY, platform_key=Fernet.generate_key().decode("ascii"))
+    django.setup()
+    # pytest-django may have set Django up before, without what tests need.
+    if not settings.TENANTRY.platform_key:
+        settings.TENANTRY = replace(settings.TENANTRY, platform_key=Fernet.generate_key().decode("ascii"))
         settings.ALLOWED_HOSTS = TEST_HOSTS
         settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # speed
 

@@ -16,7 +16,7 @@ class StrictParser(Parser):
         if not request.body:
             return {}
         try:
-            document = json.loads(request.body)
+            document = json.loads(request.body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise MalformedRequest(f"The body is not valid JSON ({error}).") from error
         _check_texts(document, "")
@@ -31,6 +31,10 @@ def parse_if_match(header: str | None) -> int | None:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise InvalidInput.of("If-Match", 'Send the ETag that the site was read with, for example «"12"».')
     return int(text)
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 def _check_texts(value: Any, field: str) -> None:

@@ -107,9 +107,17 @@ def _field_error(entry: dict[str, Any]) -> tuple[str, str]:
     return ".".join(location) or "body", str(entry.get("msg", "invalid"))
 
 
+def has_nul(request: HttpRequest) -> bool:
+    """Whether the address has a NUL, which PostgreSQL's text does not take: nothing here has such a name."""
+    return "\0" in request.path or "%00" in request.META.get("QUERY_STRING", "")
+
+
 @sync_and_async_middleware
 def problem_responses(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Turn what Django answers by itself below /api/ (404, 405, 400, 413, 500) into problem documents."""
+    """Turn what Django answers by itself below /api/ (404, 405, 400, 413, 500) into problem documents.
+
+    An address with a NUL is refused here, for every surface.
+    """
 
     def finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         if not request.path.startswith("/api/") or response.status_code < HTTPStatus.BAD_REQUEST:
@@ -126,11 +134,15 @@ def problem_responses(get_response: Callable[[HttpRequest], Any]) -> Callable[[H
         awaitable: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = get_response
 
         async def answer_async(request: HttpRequest) -> HttpResponseBase:
+            if has_nul(request):
+                return problem(404, "Not found", "No name has a NUL character.")
             return finish(request, await awaitable(request))
 
         return answer_async
 
     def answer(request: HttpRequest) -> HttpResponseBase:
+        if has_nul(request):
+            return problem(404, "Not found", "No name has a NUL character.")
         return finish(request, get_response(request))
 
     return answer
