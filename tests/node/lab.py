@@ -174,8 +174,8 @@ class Node:
         subprocess.run(self.python("prepare", "--config", str(self.config)), check=True, timeout=30)
 
     def spawn(self, name: str, command: list[str]) -> None:
-        log = (self.home / "logs" / f"{name}.out").open("ab")
-        self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd="/")
+        with (self.home / "logs" / f"{name}.out").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd="/")
 
     def start_nginx(self) -> None:
         log = str(self.home / "logs" / "nginx.log")

@@ -31,22 +31,27 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What `agent_v1.desired` returned, checked."""
+    """What `agent_v1.desired` returned, checked. `unusable` says what is wrong with sites whose name cannot be read."""
 
     epoch: str
     revision: int
     full: bool
     entries: tuple[Entry, ...]
+    unusable: tuple[str, ...] = ()
 
 
 def parse_answer(document: Any) -> Answer:
     """Return the answer in `document`. One unusable site does not spoil the others; an unusable frame raises."""
+    entries: list[Entry] = []
+    unusable: list[str] = []
     try:
+        for site in document["sites"]:
+            try:
+                entries.append(parse_entry(site))
+            except InvalidDocument as error:
+                unusable.append(str(error))
         return Answer(
-            epoch=str(document["epoch"]),
-            revision=int(document["revision"]),
-            full=bool(document["full"]),
-            entries=tuple(parse_entry(site) for site in document["sites"]),
+            str(document["epoch"]), int(document["revision"]), bool(document["full"]), tuple(entries), tuple(unusable)
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidDocument(f"agent_v1.desired answered something else than agreed: {error!r}") from error
@@ -98,7 +103,7 @@ class DesiredState:
         if answer.epoch != self.epoch and not answer.full:
             raise Refused("StaleState", "a new epoch needs a full answer")
         incoming = {entry.slug: entry for entry in answer.entries}
-        if answer.full:
+        if answer.full and not answer.unusable:  # a site that cannot be named must not look removed
             gone = (self.present() | on_node) - incoming.keys()
             self._guard(gone, len(self.present() | on_node), len(incoming))
             incoming |= {slug: Entry(slug, answer.revision, None, None) for slug in gone}

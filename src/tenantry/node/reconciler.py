@@ -161,6 +161,11 @@ class Reconciler:
 
     def _take(self, answer: Answer, on_node: frozenset[Slug]) -> None:
         changed = self._desired.merge(answer, on_node)
+        if answer.unusable:
+            logger.error("unusable sites: %s", "; ".join(answer.unusable))
+            self._status.set_condition("UnusableSites", "; ".join(answer.unusable)[:1000])
+        elif answer.full:
+            self._status.clear_condition("UnusableSites")
         self._status.head(answer.epoch, answer.revision)
         for slug in changed:
             entry = self._desired.get(slug)

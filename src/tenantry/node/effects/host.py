@@ -5,6 +5,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor
@@ -34,7 +35,9 @@ from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 
 READY_SECONDS = 60.0
-EMPEROR_STEP_SECONDS = 0.5  # between looks at the emperor's list while a generation has no socket yet
+WATCH_STEP_SECONDS = 0.5
+WORKER_DIED = "DAMN ! worker"  # uWSGI's words when a worker ends by itself and is started again
+WORKER_DEATHS = 3
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 BACKLOG_MAX = 1024
 LOG_TAIL_BYTES = 4096
@@ -156,19 +159,36 @@ class LocalHost:
             raise NotReady(message, self._log_tail(spec.slug, generation))
 
     async def _first_answer(self, spec: SiteSpec, generation: int) -> int:
+        """Ask until an answer comes; `NotReady` as soon as it is clear that none will."""
+        watch = asyncio.create_task(self._watch_start(spec.slug, generation))
+        answer = asyncio.create_task(self._ask(spec, generation))
+        try:
+            await asyncio.wait({watch, answer}, return_when=asyncio.FIRST_COMPLETED)
+            return answer.result() if answer.done() else watch.result()
+        finally:
+            watch.cancel()
+            answer.cancel()
+            await asyncio.gather(watch, answer, return_exceptions=True)
+
+    async def _ask(self, spec: SiteSpec, generation: int) -> int:
         hostname = spec.hostnames[0] if spec.hostnames else "localhost"
         socket = self._layout.socket(spec.slug, generation)
         request = HealthRequest(socket, hostname, self._config.http_port, spec.health_path)
-        look_at = time.monotonic() + EMPEROR_STEP_SECONDS
         while True:
             try:
                 return await check_health(request)
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(CONNECT_STEP_SECONDS)
-            if time.monotonic() >= look_at:
-                look_at = time.monotonic() + EMPEROR_STEP_SECONDS
+
+    async def _watch_start(self, slug: Slug, generation: int) -> NoReturn:
+        """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
+        while True:
+            await asyncio.sleep(WATCH_STEP_SECONDS)
+            if self._log_tail(slug, generation).count(WORKER_DIED) >= WORKER_DEATHS:
+                raise NotReady(f"generation {generation}: its worker keeps ending before it answers")
+            if not self._layout.socket(slug, generation).exists():
                 state = await ask_emperor(self._layout.emperor_socket)
-                if f"{spec.slug}.{generation}.ini" in state.blacklisted:
+                if f"{slug}.{generation}.ini" in state.blacklisted:
                     raise NotReady(f"generation {generation}: its process keeps ending before it listens")
 
     def _make_durable(self, slug: Slug, generation: int) -> None:

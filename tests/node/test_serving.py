@@ -1,0 +1,234 @@
+"""The agent with real PostgreSQL, nginx and uWSGI: sites come, change, fail and go."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from node_lab import AS_ROOT, Node, wait_until
+
+BROKEN = "raise RuntimeError('this release is broken')\n"
+
+
+def test_a_site_is_served_under_its_hostnames_by_its_own_user(serving: Node) -> None:
+    started = time.monotonic()
+    revision = serving.put(serving.document("blog", 7, "demo-1", hostnames=["blog.localhost", "www.blog.localhost"]))
+    report = serving.reported("blog", revision)
+    print(f"committed -> reported serving: {(time.monotonic() - started) * 1000:.0f} ms")
+    assert report["generation"] == 1
+    page = serving.page("blog.localhost")
+    assert page["site"] == serving.page("www.blog.localhost")["site"] == "blog"
+    assert page["cwd"] == f"{serving.home}/releases/demo-1/src"
+    assert page["environment"]["SECRET_KEY"] == "key of blog"
+    assert page["environment"]["TENANTRY_HOSTNAMES"] == "blog.localhost,www.blog.localhost"
+    inherited = {"SUPERVISOR_ENABLED", "SHELL", "VIRTUAL_ENV_PROMPT", "PYTEST_CURRENT_TEST"}
+    assert not inherited & page["environment"].keys()
+    assert "NoNewPrivs:\t1" in page["status"]
+    if AS_ROOT:
+        assert (page["uid"], page["gid"], page["groups"]) == (1_900_020_007, 1_900_020_007, [1_900_010_001])
+        assert "CapBnd:\t0000000000000000" in page["status"]
+        assert "CapEff:\t0000000000000000" in page["status"]
+    document = serving.home / "run" / "sites" / "blog" / "site.1.json"
+    assert document.stat().st_mode & 0o7777 == 0o600
+
+
+def test_hostnames_are_links_and_restart_nothing(serving: Node) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    before = serving.page("blog.localhost")["pid"]
+    started = time.monotonic()
+    revision = serving.put(serving.document("blog", 1, "demo-1", hostnames=["new.localhost"]))
+    wait_until(lambda: serving.get("new.localhost")[0] == 200)
+    print(f"hostname committed -> served: {(time.monotonic() - started) * 1000:.0f} ms")
+    serving.reported("blog", revision)
+    assert serving.page("new.localhost")["pid"] == before
+    assert serving.get("blog.localhost")[0] == 404
+
+
+def test_a_hostname_moves_from_one_site_to_another(serving: Node) -> None:
+    serving.reported("one", serving.put(serving.document("one", 1, "demo-1", hostnames=["shop.localhost"])))
+    serving.reported("two", serving.put(serving.document("two", 2, "demo-1", hostnames=["two.localhost"])))
+    first = serving.put(serving.document("one", 1, "demo-1", hostnames=["one.localhost"]))
+    second = serving.put(serving.document("two", 2, "demo-1", hostnames=["shop.localhost", "two.localhost"]))
+    serving.reported("one", first)
+    serving.reported("two", second)
+    assert serving.page("shop.localhost")["site"] == "two"
+    assert serving.page("one.localhost")["site"] == "one"
+
+
+class Visitors:
+    """Asks a site without pause; remembers every status that is not 200."""
+
+    def __init__(self, node: Node, host: str) -> None:
+        self._node, self._host = node, host
+        self.asked = 0
+        self.failed: list[object] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._visit) for _ in range(3)]
+
+    def _visit(self) -> None:
+        while not self._stop.is_set():
+            try:
+                status = self._node.get(self._host)[0]
+            except OSError as error:
+                status = repr(error)
+            self.asked += 1
+            if status != 200:
+                self.failed.append(status)
+
+    def __enter__(self) -> "Visitors":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_a_new_generation_takes_over_without_a_failed_request(serving: Node) -> None:
+    serving.release("demo-2")
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    slow: list[int] = []
+    visitor = threading.Thread(target=lambda: slow.append(serving.get("blog.localhost", "/slow?2")[0]))
+    with Visitors(serving, "blog.localhost") as visitors:
+        for generation in range(2, 5):
+            release = f"demo-{2 - generation % 2}"
+            if generation == 4:
+                visitor.start()
+                time.sleep(0.1)
+            revision = serving.put(serving.document("blog", 1, release, generation=generation))
+            assert serving.reported("blog", revision)["generation"] == generation
+        wait_until(lambda: len(list((serving.home / "run" / "vassals").iterdir())) == 1)
+    visitor.join()
+    assert slow == [200]
+    assert visitors.failed == []
+    assert visitors.asked > 50
+    assert serving.page("blog.localhost")["version"] == "demo-2"
+    assert serving.get("blog.localhost", "/static/style.css")[2] == b"/* demo-2 */"
+    names = sorted(p.name for p in (serving.home / "run" / "sites" / "blog").iterdir())
+    assert names == ["4.sock", "app.sock", "media", "site.4.json", "static"]
+
+
+@pytest.mark.parametrize(
+    ("application", "path", "expected"),
+    [
+        (BROKEN, "/", "this release is broken"),
+        ("import no_such_module\n", "/", "no_such_module"),
+        ("import os; os._exit(3)\n", "/", "its worker keeps ending"),
+        (None, "/broken", "status 500"),
+    ],
+)
+def test_a_broken_generation_leaves_the_old_one_serving(
+    serving: Node, application: str | None, path: str, expected: str
+) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    if application is None:
+        serving.release("demo-2")
+    else:
+        serving.release("demo-2", application)
+    with Visitors(serving, "blog.localhost") as visitors:
+        revision = serving.put(serving.document("blog", 1, "demo-2", generation=2, health_path=path))
+        report = serving.reported("blog", revision, "failed")
+        time.sleep(0.3)
+    assert expected in report["message"] + report["log"]
+    assert report["generation"] == 1
+    assert visitors.failed == []
+    assert serving.page("blog.localhost")["version"] == "demo-1"
+    assert [p.name for p in (serving.home / "run" / "vassals").iterdir()] == ["blog.1.ini"]
+    revision = serving.put(serving.document("blog", 1, "demo-1", generation=3))
+    assert serving.reported("blog", revision)["generation"] == 3
+
+
+def test_a_first_generation_that_fails_is_never_routed(serving: Node) -> None:
+    serving.release("demo-2", BROKEN)
+    revision = serving.put(serving.document("blog", 1, "demo-2"))
+    report = serving.reported("blog", revision, "failed")
+    assert "this release is broken" in report["log"]
+    assert serving.get("blog.localhost")[0] == 404
+    assert list((serving.home / "run" / "vassals").iterdir()) == []
+    other = serving.put(serving.document("other", 2, "demo-1"))
+    serving.reported("other", other)
+    revision = serving.put(serving.document("blog", 1, "demo-1", generation=2))
+    serving.reported("blog", revision)
+
+
+def test_a_newer_generation_ends_the_wait_for_a_hanging_one(serving: Node) -> None:
+    serving.release("demo-2", "import time; time.sleep(50)\n")
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    serving.put(serving.document("blog", 1, "demo-2", generation=2))
+    wait_until(lambda: (serving.home / "run" / "sites" / "blog" / "2.sock").exists())
+    revision = serving.put(serving.document("blog", 1, "demo-1", generation=3))
+    assert serving.reported("blog", revision, seconds=10)["generation"] == 3
+
+
+def test_a_removed_site_leaves_only_its_data(serving: Node) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    pid = serving.page("blog.localhost")["pid"]
+    (serving.home / "data" / "blog" / "media" / "kept.txt").write_text("kept")
+    revision = serving.put({"slug": "blog", "present": False})
+    serving.reported("blog", revision, "absent")
+    assert serving.get("blog.localhost")[0] == 404
+    assert not (serving.home / "run" / "sites" / "blog").exists()
+    assert not os.path.exists(f"/proc/{pid}")
+    assert (serving.home / "data" / "blog" / "media" / "kept.txt").read_text() == "kept"
+    assert list((serving.home / "run" / "vassals").iterdir()) == []
+
+
+def test_the_agent_starts_again_and_changes_nothing_that_is_right(serving: Node) -> None:
+    for number in (1, 2, 3):
+        serving.reported(f"s{number}", serving.put(serving.document(f"s{number}", number, "demo-1")))
+    pids = [serving.page(f"s{n}.localhost")["pid"] for n in (1, 2, 3)]
+    serving.stop("agent", signal.SIGKILL)
+    before = listing(serving.home / "run")
+    serving.sql("TRUNCATE agent_v1.received")
+    serving.start_agent()
+    for number in (1, 2, 3):
+        serving.reported(f"s{number}", number)
+    assert listing(serving.home / "run") == before
+    assert [serving.page(f"s{n}.localhost")["pid"] for n in (1, 2, 3)] == pids
+
+
+def listing(directory: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(p): (p.lstat().st_ino, p.lstat().st_mtime_ns)
+        for p in sorted(directory.rglob("*"))
+        if not p.is_dir() and "nginx-tmp" not in str(p)
+    }
+
+
+def test_a_change_that_was_not_announced_is_found_by_polling(serving: Node) -> None:
+    revision = serving.put(serving.document("blog", 1, "demo-1"), quiet=True)
+    serving.reported("blog", revision, seconds=15)
+
+
+def test_changes_made_while_the_agent_was_away_are_caught_up(serving: Node) -> None:
+    serving.reported("one", serving.put(serving.document("one", 1, "demo-1")))
+    serving.reported("two", serving.put(serving.document("two", 2, "demo-1")))
+    wait_until(lambda: json.loads((serving.home / "state" / "head.json").read_text())["revision"] >= 2)
+    serving.stop("agent")
+    gone = serving.put({"slug": "one", "present": False})
+    new = serving.put(serving.document("three", 3, "demo-1"))
+    serving.start_agent()
+    serving.reported("one", gone, "absent")
+    serving.reported("three", new)
+
+
+def test_exec_runs_in_the_sites_environment(serving: Node) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 7, "demo-1")))
+    command = serving.python("exec", "--config", str(serving.config), "blog", "--")
+    done = subprocess.run([*command, "manage.py", "check", "--deploy"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    uid = 1_900_020_007 if AS_ROOT else os.getuid()
+    assert done.stdout == f"blog {uid} {serving.home}/releases/demo-1/src ['check', '--deploy']\n"
+    assert subprocess.run([*command, "manage.py", "exit", "7"], capture_output=True, timeout=30).returncode == 7
+    shell = subprocess.run([*command, "sh", "-c", "cat; echo $HOME"], input=b"typed\n", capture_output=True, timeout=30)
+    assert shell.stdout.decode() == f"typed\n{serving.home}/data/blog/home\n"
+    missing = serving.python("exec", "--config", str(serving.config), "nobody", "--", "true")
+    assert subprocess.run(missing, capture_output=True, timeout=30).returncode == 1
+    wrong = serving.python("exec", "--config", str(serving.config), "../etc", "--", "true")
+    assert subprocess.run(wrong, capture_output=True, timeout=30).returncode == 2
