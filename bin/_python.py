@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 
 OLDEST = (3, 11)
@@ -10,6 +11,8 @@ OLDEST = (3, 11)
 def require_python():
     """Go on under Python 3.11 or newer, looking for another interpreter on PATH when this one is older."""
     sys.dont_write_bytecode = True
+    # Until there is something to undo, a Ctrl-C just ends this, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.version_info >= OLDEST:
         return
     for minor in range(20, OLDEST[1] - 1, -1):

@@ -80,7 +80,8 @@ def make_programs(platform: Platform) -> list[Program]:
         Program("jobs", [python, "-m", "tenantry.control", "work"], jobs, stop_wait_seconds=8),
         # nginx writes logs/nginx.log itself.
         Program("nginx", nginx, stop_signal="QUIT", stop_wait_seconds=4, log="nginx.start"),
-        Program("emperor", emperor, stop_wait_seconds=15),
+        # Vassals that are just loading their application do not listen; they end with the emperor at the latest.
+        Program("emperor", emperor, stop_wait_seconds=6),
         Program("agent", agent, stop_wait_seconds=8),
     ]
 
