@@ -117,7 +117,6 @@ def _login_page(request: HttpRequest, following: str, error: str = "", status: i
         "error": error,
         "next": following,
         "username": request.POST.get("username", "")[:150],
-        "password_file": settings.TENANTRY.home / "secrets" / "admin-password",
     }
     return render(request, "dashboard/login.html", context, status=status)
 

@@ -79,7 +79,8 @@ async def _pause(notes: Subscription, busy: bool) -> None:
 def written(news: News, position: Position) -> list[str]:
     """Return news as events, the last one with the position; a comment when there are none: silence would hide a
     dead connection."""
-    events = [_event("", name) for name in news.refresh]
+    events = [_event(row, f"site-{slug}") for slug, row in news.rows.items()]
+    events += [_event("", name) for name in news.refresh]
     if news.fragments:
         events.append(_event("\n".join(news.fragments)))
     if not events:

@@ -43,8 +43,10 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What to send. `refresh` names the events on which parts of the page ask for themselves again."""
+    """What to send. `rows` are the lines of sites, each for the page that shows it; `fragments` replace parts of the
+    page by their id; `refresh` names the events on which parts of the page ask for themselves again."""
 
+    rows: dict[str, str] = field(default_factory=dict)
     fragments: list[str] = field(default_factory=list)
     refresh: list[str] = field(default_factory=list)
     busy: bool = False
@@ -87,24 +89,22 @@ class Reader:
         slugs = slugs | {change.site_slug for change in changes if change.site_slug}
         types = {change.type for change in changes}
         busy = lost or len(slugs) > ROWS_MAX
-        refresh, fragments = [], [self._part("nodes", nodes=nodes())]
+        rows, refresh, fragments = {}, [], [self._part("nodes", nodes=nodes())]
         if busy or types & LIST_CHANGES:
             refresh.append("sites")
         elif types & COUNT_CHANGES:
             refresh.append("counts")
         if slugs and not busy:
-            # A row cannot stand alone in HTML; inside <template> it can.
-            rows = [self._part("site_row", site=row) for row in queries.site_rows_of(slugs)]
-            fragments.append(f"<template>{''.join(rows)}</template>")
+            rows = {row.slug: self._part("site_row", site=row) for row in queries.site_rows_of(slugs)}
         if changes or lost:
             fragments.append(self._part("changes", changes=queries.last_changes(CHANGES_BESIDE), seen=seen))
             fragments += self._announced(changes)
-        return News(fragments, refresh, busy)
+        return News(rows, fragments, refresh, busy)
 
     def _read_changes(self, changes: list[Change], slugs: set[str], seen: int, lost: bool) -> News:
         if not changes and not lost:
             return News()
-        return News([self._part("changes", changes=queries.last_changes(CHANGES_PAGE), seen=seen)])
+        return News(fragments=[self._part("changes", changes=queries.last_changes(CHANGES_PAGE), seen=seen)])
 
     def _read_site(self, changes: list[Change], slugs: set[str], seen: int, lost: bool) -> News:
         slug = self._watched.subject
@@ -114,14 +114,14 @@ class Reader:
         try:
             context = {**site_context(find_site(slug)), "seen": seen}
         except NotFound:
-            return News([self._part("site_gone", slug=slug)])
+            return News(fragments=[self._part("site_gone", slug=slug)])
         names = ("site_head", "site_state", "hostnames", "site_facts", "changes")
-        return News([*(self._part(name, **context) for name in names), *self._announced(own)])
+        return News(fragments=[*(self._part(name, **context) for name in names), *self._announced(own)])
 
     def _read_projects(self, changes: list[Change], slugs: set[str], seen: int, lost: bool) -> News:
         if not lost and not any(change.project for change in changes):
             return News()
-        return News([self._part("projects", **projects_context())])
+        return News(fragments=[self._part("projects", **projects_context())])
 
     def _read_project(self, changes: list[Change], slugs: set[str], seen: int, lost: bool) -> News:
         if not lost and not any(change.project == self._watched.subject for change in changes):
@@ -130,7 +130,7 @@ class Reader:
             context = project_context(self._watched.subject)
         except Http404:
             return News()
-        return News([self._part(name, **context, seen=seen) for name in ("releases", "changes")])
+        return News(fragments=[self._part(name, **context, seen=seen) for name in ("releases", "changes")])
 
     def _announced(self, changes: list[Change]) -> list[str]:
         """Return the line that is read aloud, for changes of sites when they are few."""

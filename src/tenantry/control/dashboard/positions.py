@@ -7,8 +7,6 @@ from urllib.parse import urlencode
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-# A report committed while the page was read is sent again rather than missed.
-READING = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +30,4 @@ class Position:
 
 def live_query(revision: int, **page: str) -> str:
     """Return the query with which a page that was read at `revision`, now, opens its stream."""
-    return urlencode({"since": str(Position(revision, datetime.now(UTC) - READING)), **page})
+    return urlencode({"since": str(Position(revision, datetime.now(UTC))), **page})

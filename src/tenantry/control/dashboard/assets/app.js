@@ -28,9 +28,6 @@
       location.reload();
     }
   });
-  // A pushed row of a site that this page does not show is not an error.
-  document.addEventListener("htmx:oobErrorNoTarget", (event) => event.stopPropagation());
-
   // A request of the page itself (search, a form) that got no answer.
   const say = (text) => {
     if (!problem) return;
