@@ -119,7 +119,11 @@ def _line(kind: str, document: Document) -> str:
 
 
 def _brief(metadata: Document) -> str:
-    """Metadata as `name=value` words; longer values are for --json."""
-    return " ".join(
-        f"{name}={value}" for name, value in metadata.items() if isinstance(value, str | int | float | bool)
-    )
+    """Metadata as `name=value` words, lists with commas; what is nested deeper is for --json."""
+    plain = (str, int, float)
+    words = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in metadata.items()
+        if isinstance(value, plain) or (isinstance(value, list) and all(isinstance(one, plain) for one in value))
+    }
+    return " ".join(f"{name}={value}" for name, value in words.items() if value != "")

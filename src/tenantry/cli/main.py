@@ -99,6 +99,8 @@ def run(arguments: list[str]) -> int:
         _complain([f"{error.field}: {error.message}"])
         return INVALID
     except (KeyboardInterrupt, typer.Abort):
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the prompt begins on a line of its own, not behind «^C»
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`) went away. Python would complain again when it flushes at exit.
