@@ -134,7 +134,7 @@ def test_startproject_with_the_tutorials_lines(platform: Any, public: Path) -> N
     assert 'lang="en' in platform.get("tokyo.localhost", "/admin/login/").text
     assert "count 1" in platform.tenantry("site", "manage", "berlin", "shell", "-c", count)
     remove(platform, "shop", "berlin", "tokyo")
-    assert not list((platform.home / "releases").glob("shop-*"))
+    platform.eventually(lambda: not traces_of(platform, "shop"))
 
 
 def interpreter_beside_ours() -> str | None:
@@ -221,9 +221,10 @@ def test_a_real_project_runs_unmodified(platform: Any, pretalx: Path) -> None:
         assert platform.get(f"{slug}.localhost", style[1]).status_code == 200
     add = "from pretalx.event.models import Organiser; Organiser.objects.create(name='Us', slug='us')"
     count = "from pretalx.event.models import Organiser; print('count', Organiser.objects.count())"
-    platform.tenantry("site", "manage", "conf", "shell", "-c", add)
-    assert "count 1" in platform.tenantry("site", "manage", "conf", "shell", "-c", count)
-    assert "count 0" in platform.tenantry("site", "manage", "meetup", "shell", "-c", count)
+    shell = ("shell", "--unsafe-disable-scopes", "-c")  # pretalx's own guard between its events
+    platform.tenantry("site", "manage", "conf", *shell, add)
+    assert "count 1" in platform.tenantry("site", "manage", "conf", *shell, count)
+    assert "count 0" in platform.tenantry("site", "manage", "meetup", *shell, count)
     keys = {slug: (platform.home / "data" / slug).rglob(".secret") for slug in ("conf", "meetup")}
     assert all(list(paths) for paths in keys.values()), "its own key file lies in the site's own directory"
     remove(platform, "pretalx", "conf", "meetup")
@@ -261,7 +262,7 @@ def test_a_failing_build_says_where_and_leaves_nothing(platform: Any, public: Pa
             "from django.core.checks import Error, register\n\n\n@register()\ndef refuse(app_configs, **kwargs):\n"
             "    return [Error('not like this', id='shop.E999')]\n"
         )
-        (app / "urls.py").write_text("import plain.checks\n" + (app / "urls.py").read_text())
+        (app / "__init__.py").write_text("import plain.checks\n")
     else:
         (app / "migrations").mkdir()
         (app / "migrations" / "__init__.py").touch()
