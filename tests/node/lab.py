@@ -209,7 +209,8 @@ class Node:
     def close(self) -> None:
         for name in ("agent", "emperor", "nginx"):
             if name in self.processes:
-                self.stop(name)
+                # Killed, the emperor takes its vassals with it at once; asked, it waits 3 s.
+                self.stop(name, signal.SIGKILL if name == "emperor" else signal.SIGTERM)
         shutil.rmtree(self.home)
 
     def output(self, name: str) -> str:
@@ -323,7 +324,6 @@ class Node:
         """Send bytes as they are; return all that comes back."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
             chunks = []
             with contextlib.suppress(ConnectionResetError):
                 while chunk := connection.recv(65_536):
