@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -142,24 +143,31 @@ def _emperor(platform: Platform, state: State, since: float) -> str | None:
 
 
 def _agent(platform: Platform, state: State, since: float) -> str | None:
-    client = read_json(platform.home.client)
-    if client is None:
-        return "client.json is missing"
+    node = fetch_node(platform.home, platform.config)
+    if node is None:
+        return "the API does not tell yet"
+    since = max(since, time.time() - _FRESH_SECONDS)
+    contact = node.get("last_contact")
+    if contact and datetime.fromisoformat(contact).timestamp() >= since:
+        return None
+    return "no heartbeat yet"
+
+
+def fetch_node(home: Home, config: Config) -> dict[str, Any] | None:
+    """Return what the API says of this node, None when it does not answer or does not know it."""
+    client = read_json(home.client) or {}
     try:
         answer = httpx.get(
-            f"{platform.config.control_url}/api/v1/nodes/{platform.config.node}",
-            headers={"Authorization": f"Bearer {client['token']}"},
+            f"{config.control_url}/api/v1/nodes/{config.node}",
+            headers={"Authorization": f"Bearer {client.get('token', '')}"},
             timeout=_PROBE_SECONDS,
             trust_env=False,
         )
         answer.raise_for_status()
-        contact = answer.json()["last_contact"]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        return f"the API does not tell: {error}"
-    since = max(since, time.time() - _FRESH_SECONDS)
-    if contact and datetime.fromisoformat(contact).timestamp() >= since:
+        document = answer.json()
+    except (httpx.HTTPError, ValueError):
         return None
-    return "no heartbeat yet"
+    return document if isinstance(document, dict) else None
 
 
 def connectable(bind: str) -> str:

@@ -45,11 +45,15 @@ class _Row:
 
 
 class View:
-    """Rows in the order they were added. Used from one thread; a terminal is redrawn by another, which only reads."""
+    """Rows in the order they were added. Used from one thread; a terminal is redrawn by another, which only reads.
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
+    Without `events` a line is printed only when a step changes, not for each new detail.
+    """
+
+    def __init__(self, title: str, console: Console | None = None, *, events: bool = True) -> None:
         self._console = console or Console(highlight=False)
         self._title = title
+        self._events = events
         self._rows: dict[str, _Row] = {}
         self._note = ""
         self._unicode = self._console.encoding.lower().startswith("utf")
@@ -90,7 +94,7 @@ class View:
             row.seconds = time.monotonic() - row.begun
         moved = row.step is not step
         row.step, row.detail = step, detail
-        if not self._console.is_terminal and (moved or detail) and step is not Step.WAITING:
+        if not self._console.is_terminal and (moved or (detail and self._events)) and step is not Step.WAITING:
             self._print_row(name, row)
 
     def note(self, text: str) -> None:
@@ -110,7 +114,7 @@ class View:
         table = Table.grid(padding=(0, 2))
         table.add_column(width=1)
         table.add_column(min_width=12)
-        table.add_column(ratio=1)
+        table.add_column(min_width=min(44, max(12, self._console.width - 34)))
         table.add_column(justify="right", min_width=7)
         for name, row in list(self._rows.items()):
             table.add_row(

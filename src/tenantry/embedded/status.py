@@ -1,13 +1,14 @@
 """What runs: the summary after an up, the table of `status`, and following a platform in the foreground."""
 
 import json
+import time
 from argparse import Namespace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tenantry.embedded.components import SERVERS, STORES
+from tenantry.embedded.components import SERVERS, STORES, fetch_node
 from tenantry.embedded.config import Config, load_config
 from tenantry.embedded.down import clear_remains, stop_platform
 from tenantry.embedded.errors import ComponentFailed, HomeUnusable, Interrupted
@@ -23,6 +24,7 @@ from tenantry.embedded.supervision import State, Supervisor
 
 COMPONENTS = (*STORES, *SERVERS)
 _FOLLOW_SECONDS = 0.5
+_SITES_SECONDS = 3.0
 _STEPS = {"RUNNING": Step.READY, "STARTING": Step.WORKING, "STOPPING": Step.WORKING, "BACKOFF": Step.FAILED}
 
 
@@ -78,12 +80,17 @@ def read_states(home: Home) -> dict[str, State]:
 
 def follow(home: Home, config: Config, supervisor: Supervisor, interruption: Interruption) -> int:
     """Show the processes until Ctrl-C (then stop everything) or until the platform was stopped from elsewhere."""
-    with View(f"Tenantry in {home.root}: Ctrl-C stops everything") as view:
+    with View(f"Tenantry in {home.root}: Ctrl-C stops everything", events=False) as view:
+        view.add(*COMPONENTS, "sites")
+        asked = 0.0
         try:
             while supervisor.alive:
                 for name, state in supervisor.states().items():
                     if state.name != "STOPPING":
                         view.show(name, _STEPS.get(state.name, Step.FAILED), _uptime(state.message))
+                if time.monotonic() - asked > _SITES_SECONDS:
+                    asked = time.monotonic()
+                    view.show("sites", *_sites(home, config))
                 interruption.sleep(_FOLLOW_SECONDS)
         except Interrupted:
             interruption.ignored = True
@@ -106,5 +113,17 @@ def follow(home: Home, config: Config, supervisor: Supervisor, interruption: Int
         )
 
 
+def _sites(home: Home, config: Config) -> tuple[Step, str]:
+    """Return how the sites are, as the node reports it."""
+    node = fetch_node(home, config)
+    if node is None:
+        return Step.WORKING, "control does not answer"
+    total, failed = int(node["sites"]), int(node["failed"])
+    if failed:
+        return Step.FAILED, f"{total - failed} serving, {failed} failed: tenantry site list"
+    return Step.READY, f"{total} serving"
+
+
 def _uptime(message: str) -> str:
-    return message.partition("uptime ")[2] if "uptime " in message else message
+    """Return supervisord's "pid 17, uptime 0:00:41" without the pid, which would make every line a new one."""
+    return f"up {message.partition('uptime ')[2]}" if "uptime " in message else message
