@@ -179,7 +179,9 @@ def _environment() -> dict[str, str]:
         "UV_LOCKED",
         "PYTHONPATH",
     )
-    return {name: value for name, value in os.environ.items() if name not in leave_out}
+    kept = {name: value for name, value in os.environ.items() if name not in leave_out}
+    # The machine's own certificates: where a proxy re-signs traffic, or a mirror is private, uv's built-in list fails.
+    return {"UV_SYSTEM_CERTS": "true"} | kept
 
 
 def _fingerprint(trees: list[Path], projects: list[str]) -> str:

@@ -58,7 +58,8 @@ def installer_environment(plan: Installation) -> dict[str, str]:
     links = {"UV_FIND_LINKS": str(plan.wheel.parent)} if plan.wheel else {}
     network = {name: value for name, value in os.environ.items() if _NETWORK.match(name)}
     return (
-        network
+        {"UV_SYSTEM_CERTS": "true"}  # the machine's own: a proxy may re-sign, a mirror may be private
+        | network
         | links
         | {
             "HOME": str(plan.scratch),
