@@ -6,12 +6,36 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import transaction
 
-from .conftest import Control, start_control, stop
+from .conftest import PASSWORD, USERNAME, Control, free_port, start_control, stop
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
+CONTRASTS = """() => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  const channels = (name) => {
+    probe.style.setProperty("color", `var(${name})`);
+    return getComputedStyle(probe).color.match(/[0-9.]+/g).slice(0, 3).map(Number);
+  };
+  const linear = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = (name) => {
+    const [red, green, blue] = channels(name).map((value) => linear(value / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const ratio = (one, other) => {
+    const [dark, bright] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (bright + 0.05) / (dark + 0.05);
+  };
+  const pairs = [
+    ["--on-accent", "--accent"], ["--bad", "--bad-tint"], ["--wait", "--wait-tint"], ["--ink", "--tint"],
+    ["--ink", "--flash"], ["--soft", "--flash"], ["--soft", "--sunken"], ["--paper", "--ink"],
+  ];
+  for (const ink of ["--ink", "--soft", "--accent", "--wait", "--bad"])
+    for (const ground of ["--paper", "--panel"]) pairs.push([ink, ground]);
+  return pairs.map(([ink, ground]) => [ink, ground, ratio(ink, ground)]);
+}"""
 A_MOMENT_MS = 4_000  # generous for a machine that runs other tests at the same time
 
 
@@ -90,10 +114,11 @@ def test_many_changes_at_once_are_one_reading_of_the_list(page: Any, control: Co
     live(page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    for number in range(60):
-        seeds().site(f"burst-{number}", name)
+    with transaction.atomic():  # one commit: the notes arrive together, however slow this machine is
+        for number in range(60):
+            seeds().site(f"burst-{number}", name)
     expect(page.locator("#tab-ready b")).to_have_text("60", timeout=3 * A_MOMENT_MS)
-    assert len(asked) <= 15, asked
+    assert len(asked) <= 5, asked
 
 
 def test_crafted_text_that_arrives_live_is_not_run(page: Any, control: Control) -> None:
@@ -115,11 +140,7 @@ def test_a_lost_stream_says_so_and_catches_up(page: Any, control: Control, brows
     server, database, home = control.database.server, control.database, control.home
     name = seeds().project()
     made = seeds().site("meanwhile", name, provisioned=False)
-    port = free = None
-    from .conftest import PASSWORD, USERNAME, free_port
-
-    free = free_port()
-    port = free
+    port = free_port()
     other = home / "other"
     other.mkdir(exist_ok=True)
     first = start_control(server, database, other, port)
@@ -235,7 +256,7 @@ def test_searching_updates_the_list_and_the_address(page: Any, control: Control)
     name = seeds().project()
     for slug in ("findable", "other-one"):
         seeds().site(slug, name)
-    page.goto("/")
+    page.goto(f"/?project={name}")
     page.get_by_label("Search by slug or hostname").fill("findable")
     expect(row(page, "other-one")).to_have_count(0)
     expect(row(page, "findable")).to_be_visible()
@@ -281,23 +302,10 @@ def test_pages_fit_and_load_nothing_from_elsewhere(
 
 def test_text_has_contrast_in_both_schemes(page: Any, control: Control) -> None:
     """WCAG AA: 4.5 for every text colour on every ground it stands on."""
-    script = """() => {
-      const probe = document.body.appendChild(document.createElement("i"));
-      const rgb = (name) => {
-        probe.style.setProperty("color", `var(${name})`);
-        return getComputedStyle(probe).color.match(/[0-9.]+/g).slice(0, 3).map(Number);
-      };
-      const light = (c) => c.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-      const ratio = (a, b) => { const [x, y] = [light(rgb(a)), light(rgb(b))].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
-      const pairs = [["--on-accent", "--accent"], ["--bad", "--bad-tint"], ["--wait", "--wait-tint"], ["--ink", "--tint"], ["--ink", "--flash"], ["--soft", "--sunken"]];
-      for (const ink of ["--ink", "--soft", "--accent", "--wait", "--bad"]) for (const ground of ["--paper", "--panel"]) pairs.push([ink, ground]);
-      return pairs.map(([a, b]) => [a, b, ratio(a, b)]);
-    }"""
     page.goto("/")
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        for ink, ground, ratio in page.evaluate(script):
+        for ink, ground, ratio in page.evaluate(CONTRASTS):
             assert ratio >= 4.5, (scheme, ink, ground, ratio)
 
 
