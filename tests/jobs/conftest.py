@@ -13,7 +13,10 @@ import redis
 
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import ServerAddress, TenantServer
+from tenantry.testing.fixtures import control_database, control_template
 from tenantry.testing.postgres import PORT, PostgresServer, find_postgres_bin, start_postgres
+
+__all__ = ["control_database", "control_template"]
 
 ADMIN = "jobs_admin"
 ADMIN_PASSWORD = "administrates"
@@ -108,5 +111,5 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def uid_base() -> int | None:
-    """As root, tenants get users of their own, as on a real machine."""
-    return 1_900_000_000 if os.geteuid() == 0 else None
+    """As root, tenants get users of their own, as on a real machine; each test process has a range."""
+    return 1_900_000_000 + os.getpid() % 1_000 * 100_000 if os.geteuid() == 0 else None

@@ -16,9 +16,6 @@ from tenantry.control.data import databases
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
 from tenantry.testing.control import ControlDatabase
-from tenantry.testing.fixtures import control_database, control_template
-
-__all__ = ["control_database", "control_template"]
 
 
 class Interruption(Exception):

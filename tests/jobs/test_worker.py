@@ -17,10 +17,7 @@ from tenantry.control.data import databases
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
 from tenantry.testing.control import JOBS_ROLE, ControlDatabase
-from tenantry.testing.fixtures import control_database, control_template
 from tenantry.testing.postgres import PORT
-
-__all__ = ["control_database", "control_template"]
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 

@@ -41,9 +41,10 @@ def provision_site_database(server: TenantServer, number: int, password: str, te
     """
     name = site_name(number)
     with server.admin() as admin:
-        _make_role(admin, name, password)
-        settings = sql.SQL("ALTER ROLE {} SET idle_in_transaction_session_timeout = {}")
-        admin.execute(settings.format(sql.Identifier(name), f"{IDLE_IN_TRANSACTION_MINUTES}min"))
+        with admin.transaction():  # one write to disk, not three
+            _make_role(admin, name, password)
+            settings = sql.SQL("ALTER ROLE {} SET idle_in_transaction_session_timeout = {}")
+            admin.execute(settings.format(sql.Identifier(name), f"{IDLE_IN_TRANSACTION_MINUTES}min"))
         if not database_exists(admin, name):
             _clone(admin, name, template)
         execute(admin, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
@@ -118,9 +119,8 @@ def _make_role(admin: AdminConnection, name: str, password: str) -> None:
     """Create or reset a login role, and join it: only a member may give databases and objects to it."""
     # Hashed here: a statement with the password itself could end in the server's log.
     secret = admin.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
-    verb = "ALTER" if _role_exists(admin, name) else "CREATE"
     statement = sql.SQL("{verb} ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {secret}").format(
-        verb=sql.SQL("ALTER" if verb == "ALTER" else "CREATE"),
+        verb=sql.SQL("ALTER" if _role_exists(admin, name) else "CREATE"),
         role=sql.Identifier(name),
         limit=SITE_CONNECTIONS,
         secret=secret,

@@ -223,5 +223,7 @@ def explain(failure: str, output: str) -> str:
     if "No space left on device" in output or "Disk quota exceeded" in output:
         return DISK_FULL
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
-    return f"{failure}: {last[:500]}"
+    # git explains itself after the line that matters; Python and uv end with it.
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    words = (fatal or [line.removeprefix("error: ") for line in lines] or ["it printed nothing"])[-1]
+    return f"{failure}: {words[:500]}"
