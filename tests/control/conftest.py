@@ -168,13 +168,14 @@ def live(control_database: ControlDatabase, token: str, tmp_path: Path) -> Itera
     }
     path = tmp_path / "control.json"
     path.write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "granian", "--interface", "asginl", "--host", "127.0.0.1", "--port", str(port)]
-        + ["tenantry.control.asgi:application"],
-        env={"TENANTRY_CONTROL_CONFIG": str(path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        stdout=(tmp_path / "granian.log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    command = [sys.executable, "-m", "granian", "--interface", "asginl", "--host", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "granian.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "tenantry.control.asgi:application"],
+            env={"TENANTRY_CONTROL_CONFIG": str(path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_ready(url, process, tmp_path)

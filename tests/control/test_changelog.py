@@ -16,6 +16,7 @@ from tenantry.control.changelog import services as changelog
 from tenantry.control.changelog.models import Change, PlatformState
 from tenantry.control.changelog.services import ChangeType, act, append
 from tenantry.control.errors import Busy
+from tenantry.control.fleet.models import Node
 from tenantry.testing.control import CONTROL_ROLE, ControlDatabase
 
 WRITERS = 16
@@ -81,13 +82,18 @@ def test_concurrent_writers_leave_no_gap_and_a_reader_misses_nothing(control_dat
     assert queries.head()[1] == expected[-1]
 
 
+def append_and_fail() -> None:
+    with act():
+        append(ChangeType.USER_CREATED, actor="admin")
+        raise RuntimeError
+
+
 def test_a_change_is_notified_with_its_facts_when_it_commits(control_database: ControlDatabase) -> None:
     with listening(control_database) as connection:
         with act():
             revision = append(ChangeType.USER_CREATED, actor="admin", metadata={"user": "eva"})
-        with pytest.raises(RuntimeError), act():
-            append(ChangeType.USER_CREATED, actor="admin")
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            append_and_fail()
         hints = [json.loads(note.payload) for note in connection.notifies(timeout=2, stop_after=1)]
         assert list(connection.notifies(timeout=0)) == []
     (hint,) = hints
@@ -150,6 +156,4 @@ def test_waiting_for_a_row_is_bounded_too(control_database: ControlDatabase, mon
     with psycopg.connect(control_database.dsn(CONTROL_ROLE)) as other:
         other.execute("UPDATE node SET name = name")
         with pytest.raises(Busy), act():
-            from tenantry.control.fleet.models import Node
-
             list(Node.objects.select_for_update())

@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from ninja import Header, Query, Router
+from psycopg_pool import PoolTimeout
 
 from tenantry.control.api import schemas
 from tenantry.control.api.authentication import AsyncBearer, Bearer
@@ -60,12 +62,16 @@ async def follow_events(
 
 async def _events(after: int | None) -> AsyncIterator[bytes]:
     async with feed().subscribe() as subscription:
+        yield f"retry: {RETRY_MS}\n\n".encode()
         _, revision = await in_database(queries.head)
         # A revision that this database never reached is of another epoch: begin at its head.
         last = revision if after is None or after > revision else after
-        yield f"retry: {RETRY_MS}\n\n".encode()
         while True:
-            rows = await in_database(queries.changes_after, last, BATCH)
+            try:
+                rows = await in_database(queries.changes_after, last, BATCH)
+            except (DatabaseError, PoolTimeout):
+                # The follower keeps its connection; the feed says when the database is back.
+                rows = []
             for row in rows:
                 last = row.revision
                 yield event("change", change(row).model_dump(mode="json"), last)

@@ -8,6 +8,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 from ninja import NinjaAPI
@@ -88,7 +89,10 @@ def install_exception_handlers(api: NinjaAPI) -> None:
         return problem(413, "Content too large", "A request has at most 1 MiB.", instance=request.path)
 
     @api.exception_handler(PoolTimeout)
-    def on_no_database(request: HttpRequest, error: PoolTimeout) -> HttpResponse:
+    @api.exception_handler(OperationalError)
+    @api.exception_handler(InterfaceError)
+    def on_no_database(request: HttpRequest, error: Exception) -> HttpResponse:
+        logger.warning("%s %s: %s", request.method, request.path, error)
         return problem_of(Busy("The database cannot be reached. Try again in a moment."), request.path)
 
     @api.exception_handler(Exception)
