@@ -1,5 +1,6 @@
 """Fixtures of the node's tests: real parts, started once per worker where they are costly."""
 
+import contextlib
 import importlib.util
 import shutil
 import sys
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if lab.reachable_python() is None:
         missing.append("a Python of this version that every user can execute")
     for item in items:
-        if missing and "node" in getattr(item, "fixturenames", []):
+        if missing and "postgres" in getattr(item, "fixturenames", []):
             item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
 
 
@@ -37,9 +38,28 @@ def postgres() -> Iterator["lab.Postgres"]:
 @pytest.fixture
 def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
     """A prepared home without processes, over an empty desired state."""
+    with prepared(postgres) as made:
+        yield made
+
+
+@pytest.fixture
+def serving(node: "lab.Node") -> "lab.Node":
+    """A running node with one release, `demo-1`, and no sites."""
+    return started(node)
+
+
+@pytest.fixture(scope="module")
+def blog(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
+    """A running node with the site `blog`, shared by the tests of a file: leave it as it was."""
+    with prepared(postgres) as made:
+        started(made)
+        made.reported("blog", made.put(made.document("blog", 1, "demo-1")))
+        yield made
+
+
+@contextlib.contextmanager
+def prepared(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
     made = lab.Node(postgres)
-    made.sql("TRUNCATE agent_v1.site, agent_v1.received, agent_v1.beat")
-    made.sql("UPDATE agent_v1.state SET epoch = gen_random_uuid(), revision = 0")
     try:
         made.prepare()
         yield made
@@ -47,9 +67,7 @@ def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
         made.close()
 
 
-@pytest.fixture
-def serving(node: "lab.Node") -> "lab.Node":
-    """A running node with one release, `demo-1`, and no sites."""
+def started(node: "lab.Node") -> "lab.Node":
     node.release("demo-1")
     node.start_nginx()
     node.start_emperor()

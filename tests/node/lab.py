@@ -115,12 +115,23 @@ class Postgres:
             self._as = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         self._run("initdb", "-D", str(directory / "data"), "-U", "super", "-A", "trust", "-N", "-E", "UTF8")
         self.start()
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
+        with psycopg.connect(self.dsn("template1"), autocommit=True) as connection:
             connection.execute((Path(__file__).parent / "agent_v1.sql").read_text())
+        self._databases = 0
 
-    @property
-    def dsn(self) -> str:
-        return f"host={self.directory} user=super dbname=postgres"
+    def dsn(self, database: str) -> str:
+        return f"host={self.directory} user=super dbname={database}"
+
+    def new_database(self) -> str:
+        """Return the connection string of a fresh database with the double in it."""
+        self._databases += 1
+        name = f"node_{self._databases}"
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            # A cloned database brings its template's epoch along.
+        with psycopg.connect(self.dsn(name), autocommit=True) as connection:
+            connection.execute("UPDATE agent_v1.state SET epoch = gen_random_uuid()")
+        return self.dsn(name)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as, str(self._bin / program), *arguments]
@@ -140,6 +151,7 @@ class Node:
 
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
+        self.dsn = postgres.new_database()
         self.home = Path(tempfile.mkdtemp(prefix="tn", dir="/tmp"))
         self.home.chmod(0o755)
         self.port = free_port()
@@ -153,7 +165,7 @@ class Node:
                 {
                     "home": str(self.home),
                     "node": "test",
-                    "dsn": postgres.dsn,
+                    "dsn": self.dsn,
                     "platform_key": self.key,
                     "bind": "127.0.0.1",
                     "http_port": self.port,
@@ -269,13 +281,13 @@ class Node:
 
     def put(self, document: dict[str, Any], quiet: bool = False) -> int:
         """What control does: the row, the next revision, the notification, in one transaction."""
-        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
             row = connection.execute("SELECT agent_v1.put(%s, %s)", (Jsonb(document), quiet)).fetchone()
         assert row is not None
         return int(row[0])
 
     def sql(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
             cursor = connection.execute(query, parameters)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 

@@ -11,12 +11,6 @@ import pytest
 from node_lab import AS_ROOT, Node, wait_until
 
 
-@pytest.fixture
-def blog(serving: Node) -> Node:
-    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
-    return serving
-
-
 def test_names_are_matched_whole_and_whatever_their_case(blog: Node) -> None:
     assert blog.page("BLOG.localhost")["request"]["HTTP_HOST"] == "blog.localhost"
     assert blog.page("blog.localhost:1234")["request"]["HTTP_HOST"] == "blog.localhost:1234"
@@ -122,12 +116,13 @@ def test_links_among_uploads_lead_nowhere(blog: Node) -> None:
         assert b'"argv"' not in body
 
 
-def test_a_project_may_serve_its_uploads_itself(blog: Node) -> None:
-    (blog.home / "data" / "blog" / "media" / "private.txt").write_text("private")
+def test_a_project_may_serve_its_uploads_itself(serving: Node) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    (serving.home / "data" / "blog" / "media" / "private.txt").write_text("private")
     changes = {"release_changes": {"serve_media": False, "static": None}}
-    blog.reported("blog", blog.put(blog.document("blog", 1, "demo-1", generation=2, **changes)))
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2, **changes)))
     for path in ("/media/private.txt", "/static/style.css"):
-        assert blog.page("blog.localhost", path)["path"] == path
+        assert serving.page("blog.localhost", path)["path"] == path
 
 
 def test_files_of_the_platform_are_no_pages(blog: Node) -> None:
@@ -135,11 +130,12 @@ def test_files_of_the_platform_are_no_pages(blog: Node) -> None:
         assert blog.page("blog.localhost", path)["path"] == path
 
 
-def test_a_site_that_is_away_gets_a_short_page(blog: Node) -> None:
-    blog.stop("agent")
-    blog.stop("emperor", signal.SIGKILL)
-    (blog.home / "run" / "sites" / "blog" / "1.sock").unlink()
-    status, headers, body = blog.get("blog.localhost")
+def test_a_site_that_is_away_gets_a_short_page(serving: Node) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    serving.stop("agent")
+    serving.stop("emperor", signal.SIGKILL)
+    (serving.home / "run" / "sites" / "blog" / "1.sock").unlink()
+    status, headers, body = serving.get("blog.localhost")
     assert status == 502
     assert headers["retry-after"] == "5"
     assert headers["cache-control"] == "no-store"
