@@ -19,7 +19,7 @@ from _uv import CHECKOUT, find_uv, make_development_environment, make_platform_e
 
 from tenantry.embedded.config import check_ports, choose_config, load_config
 from tenantry.embedded.errors import CommandFailed, EmbeddedError, Interrupted
-from tenantry.embedded.home import check_home, make_layout
+from tenantry.embedded.home import check_home, create_home, make_layout
 from tenantry.embedded.lock import hold_lock
 from tenantry.embedded.options import up_parser
 from tenantry.embedded.processes import find_processes
@@ -60,6 +60,7 @@ def up(arguments: list[str], interruption: Interruption) -> int:
         check_ports(config)
     install_packages(missing_packages(tests=False, uv=find_uv(home) is None), interruption)
     need_postgres()
+    create_home(home)
     with hold_lock(home, interruption, print):
         make_layout(home, config.uid_base)
         wheel = make_platform_environment(interruption, home)

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from tenantry.embedded.errors import HomeUnusable
-from tenantry.embedded.home import MAX_PATH_BYTES, check_home, make_layout
+from tenantry.embedded.home import MAX_PATH_BYTES, check_home, create_home, make_layout
 
 
-def test_a_new_directory_is_made_and_left_empty(place: Path) -> None:
+def test_a_new_directory_is_looked_at_and_made_later(place: Path) -> None:
     home = check_home(place / "one" / "two")
     assert home.root == place / "one" / "two"
+    assert not (place / "one").exists()
+    create_home(home)
     assert list(home.root.iterdir()) == []
 
 
@@ -39,6 +41,7 @@ def test_characters_that_configuration_files_cannot_hold(place: Path, name: str)
 @pytest.mark.parametrize("name", ["a.b", "A_b-c", ".hidden"])
 def test_ordinary_characters(place: Path, name: str) -> None:
     assert check_home(place / name).root == place / name
+    assert list(place.iterdir()) == []
 
 
 def test_a_directory_with_other_things_in_it(place: Path) -> None:
@@ -65,8 +68,9 @@ def test_not_writable(place: Path, as_somebody: None) -> None:
 
 def test_a_file_in_the_way(place: Path) -> None:
     (place / "file").touch()
-    with pytest.raises(HomeUnusable, match="cannot be made"):
-        check_home(place / "file" / "home")
+    for path in (place / "file", place / "file" / "home"):
+        with pytest.raises(HomeUnusable, match="cannot be made"):
+            check_home(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as other users")
@@ -93,7 +97,7 @@ def test_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch, change: dict[
     space = {"f_bavail": 10**9, "f_frsize": 4096, "f_files": 10**6, "f_favail": 10**6, **change}
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**space))
     if message is None:
-        assert check_home(place / "home").root.is_dir()
+        check_home(place / "home")
         return
     with pytest.raises(HomeUnusable, match=message):
         check_home(place / "home")
@@ -109,4 +113,4 @@ def test_the_layout_does_not_depend_on_the_umask(place: Path) -> None:
     finally:
         os.umask(before)
     modes = {name: (home.root / name).stat().st_mode & 0o7777 for name in (".", "etc", "logs", "secrets", "postgres")}
-    assert modes == {".": 0o755, "etc": 0o755, "logs": 0o755, "secrets": 0o711, "postgres": 0o755}
+    assert modes == {".": 0o755, "etc": 0o755, "logs": 0o750, "secrets": 0o711, "postgres": 0o755}

@@ -103,7 +103,7 @@ class Home:
 
 
 def check_home(path: Path) -> Home:
-    """Return `path` as a home; `HomeUnusable` says why it cannot be one. Creates the directory, nothing in it."""
+    """Return `path` as a home; `HomeUnusable` says why it cannot be one. Makes nothing."""
     root = path.expanduser().resolve()
     length = len(os.fsencode(root))
     if length > MAX_PATH_BYTES:
@@ -112,21 +112,27 @@ def check_home(path: Path) -> Home:
             "Choose a shorter one with --home."
         )
     _check_characters(root)
-    created = _create(root)
-    try:
+    _check_reachable(root)
+    if root.is_dir():
         _check_owner(root)
-        _check_reachable(root)
         _check_content(root)
-        _check_space(root)
-    except HomeUnusable:
-        if created:
-            root.rmdir()
-        raise
+    else:
+        _check_parent(root)
+    _check_space(root)
     return Home(root)
+
+
+def create_home(home: Home) -> None:
+    """Make the home's directory and what leads to it."""
+    try:
+        home.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeUnusable(_cannot_be_made(home.root, error.strerror or str(error))) from error
 
 
 def make_layout(home: Home, uid_base: int | None) -> None:
     """Create the directories that belong to the embedded platform. The node and the jobs worker make their own."""
+    create_home(home)
     make_directory(home.root, 0o755)
     for path in (home.etc, home.root / "postgres", home.root / "cache", home.wheels):
         make_directory(path, 0o755)
@@ -150,17 +156,24 @@ def _check_characters(root: Path) -> None:
         )
 
 
-def _create(root: Path) -> bool:
-    if root.is_dir():
-        return False
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o755)
-    except OSError as error:
-        raise HomeUnusable(
-            f"The home {root} cannot be made: {error.strerror}. Choose a directory you may write with --home."
-        ) from error
-    return True
+def _check_parent(root: Path) -> None:
+    """Whether a directory can be made where there is none."""
+    if root.exists():
+        raise HomeUnusable(_cannot_be_made(root, "there is a file of that name"))
+    parent = _nearest(root)
+    if not parent.is_dir():
+        raise HomeUnusable(_cannot_be_made(root, f"{parent} is not a directory"))
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise HomeUnusable(_cannot_be_made(root, f"{parent} is not writable for {_user_name(os.geteuid())}"))
+
+
+def _cannot_be_made(root: Path, reason: str) -> str:
+    return f"The home {root} cannot be made: {reason}. Choose a directory you may write with --home."
+
+
+def _nearest(root: Path) -> Path:
+    """Return the nearest thing that exists on the way to `root`."""
+    return next(path for path in (root, *root.parents) if path.exists())
 
 
 def _check_owner(root: Path) -> None:
@@ -182,7 +195,7 @@ def _check_reachable(root: Path) -> None:
     if os.geteuid() != 0:
         return
     for parent in root.parents:
-        if not parent.stat().st_mode & stat.S_IXOTH:
+        if parent.is_dir() and not parent.stat().st_mode & stat.S_IXOTH:
             raise HomeUnusable(
                 f"The home {root} lies in {parent}, which other users may not enter, and the platform's servers run "
                 f"as users of their own. Choose another --home, or run: chmod o+x {parent}"
@@ -202,7 +215,7 @@ def _check_content(root: Path) -> None:
 
 def _check_space(root: Path) -> None:
     wanted = MIN_FREE_BYTES if (root / "config.json").exists() else MIN_FREE_BYTES_FIRST
-    space = os.statvfs(root)
+    space = os.statvfs(_nearest(root))
     free = space.f_bavail * space.f_frsize
     if free < wanted:
         raise HomeUnusable(

@@ -61,7 +61,9 @@ def render_access(known: str, password: str) -> str:
 def redis_command(home: Home, config: Config) -> list[str]:
     """Return the server's command line; as root it becomes a user of its own first."""
     server = str(need_program("redis-server", "redis-server"))
-    return [*as_user(config, 2), server, str(home.etc / "redis.conf")]
+    # It writes the access list anew, with its own umask: no site may read the others' password hashes.
+    private = ["/bin/sh", "-c", 'umask 077 && exec "$0" "$@"']
+    return [*as_user(config, 2), *private, server, str(home.etc / "redis.conf")]
 
 
 def as_user(config: Config, offset: int) -> list[str]:

@@ -31,20 +31,18 @@ _STEPS = {"RUNNING": Step.READY, "STARTING": Step.WORKING, "STOPPING": Step.WORK
 def print_summary(home: Home, config: Config, urls: list[str], *, running: bool, detach: bool) -> None:
     """Tell where everything is and how to log in."""
     console = Console(highlight=False)
-    table = Table.grid(padding=(0, 2))
-    for index, url in enumerate(urls):
-        table.add_row("Sites" if index == 0 else "", url)
-    if not urls:
-        table.add_row("Sites", f"http://<hostname>:{config.http_port}/")
-    table.add_row("Dashboard", f"{config.control_url}/")
-    table.add_row("Log in", f"user admin, password: cat {home.admin_password}")
-    table.add_row("Commands", f"{home.command} --help")
+    rows = [("Sites" if index == 0 else "", url) for index, url in enumerate(urls)]
+    rows = rows or [("Sites", f"http://<hostname>:{config.http_port}/")]
+    rows.append(("Dashboard", f"{config.control_url}/"))
+    rows.append(("Log in", f"user admin, password: cat {home.admin_password}"))
+    rows.append(("Commands", f"{home.command} --help"))
     if default_home() != home.root:
-        table.add_row("", f"export TENANTRY_HOME={home.root}   so that they find this platform")
+        rows.append(("", f"export TENANTRY_HOME={home.root}   so that they find this platform"))
     stop = f"{home.command} down" + ("" if default_home() == home.root else f" --home {home.root}")
-    table.add_row("Stop", stop if detach or running else "Ctrl-C")
+    rows.append(("Stop", stop if detach or running else "Ctrl-C"))
     console.print("\nThe platform was running already.\n" if running else "\nThe platform is ready.\n")
-    console.print(table, soft_wrap=True)
+    for label, text in rows:
+        console.print(f"  {label:<10} {text}", soft_wrap=True, markup=False)
     console.print()
 
 

@@ -24,11 +24,11 @@ from tenantry.embedded.demo import host_demo
 from tenantry.embedded.down import clear_remains, stop_platform
 from tenantry.embedded.errors import ComponentFailed, EmbeddedError, HomeUnusable, Interrupted
 from tenantry.embedded.files import read_json, tail, write_json
-from tenantry.embedded.home import Home, check_home, make_layout
+from tenantry.embedded.home import Home, check_home, create_home, make_layout
 from tenantry.embedded.lock import hold_lock
 from tenantry.embedded.network import answers
 from tenantry.embedded.postgres import prepare_database, prepare_postgres
-from tenantry.embedded.processes import find_supervisor
+from tenantry.embedded.processes import find_processes, find_supervisor
 from tenantry.embedded.progress import Step, View
 from tenantry.embedded.redis import prepare_redis
 from tenantry.embedded.signals import Interruption, run_command
@@ -46,6 +46,9 @@ def up(options: Namespace, interruption: Interruption) -> int:
     """Bring the platform up; return the exit code. In the foreground this lasts until Ctrl-C or `tenantry down`."""
     os.umask(0o022)
     home = check_home(options.home)
+    if find_supervisor(home) is None and not find_processes(home, load_config(home)):
+        check_ports(choose_config(home, options))
+    create_home(home)
     with View(f"Tenantry in {home.root}") as view, hold_lock(home, interruption, view.note):
         running = _running(home)
         if running is None:
