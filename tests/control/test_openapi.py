@@ -1,6 +1,5 @@
 """The OpenAPI document: complete, described, and true (schemathesis asks the running API)."""
 
-import json
 import subprocess
 import sys
 
@@ -45,8 +44,8 @@ def test_the_running_api_keeps_to_its_document(live: Live, project: str) -> None
         *("--phases", "examples,fuzzing", "--request-timeout", "10", "--no-color"),
         *("--exclude-path", "/api/v1/events", "--exclude-path", "/api/v1/sites/{slug}/convergence"),
         *("--exclude-path-regex", "logs?$"),
+        *("--exclude-path", "/api/v1/tokens/{id}"),  # else it revokes its own token
         *(word for name, value in live.headers.items() for word in ("--header", f"{name}: {value}")),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=live.home)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    json.dumps(SCHEMA)

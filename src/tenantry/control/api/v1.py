@@ -1,10 +1,14 @@
 """The API object: every router, its documents, its errors."""
 
+from http import HTTPStatus
+from typing import Any
+
 from ninja import NinjaAPI
+from ninja.openapi.schema import OpenAPISchema
 
 from tenantry.control.api import access, changes, nodes, projects, sites
 from tenantry.control.api.parsing import StrictParser
-from tenantry.control.api.problems import install_exception_handlers
+from tenantry.control.api.problems import CONTENT_TYPE, install_exception_handlers
 
 DESCRIPTION = """
 Hosting many Django sites that share a codebase.
@@ -13,7 +17,24 @@ Send `Authorization: Bearer TOKEN`. Errors are RFC 9457 problem documents whose 
 Creating and changing answer at once; what follows is seen at `/sites/{slug}/convergence` and `/events`.
 """
 
-api = NinjaAPI(
+
+class DocumentedApi(NinjaAPI):
+    """Ninja documents every answer as application/json; problems and plain texts are not."""
+
+    def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        schema = super().get_openapi_schema(**options)
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    content = response.get("content", {})
+                    if int(status) >= HTTPStatus.BAD_REQUEST:
+                        response["content"] = {CONTENT_TYPE: content["application/json"]}
+                    elif len(content) > 1:
+                        content.pop("application/json")
+        return schema
+
+
+api = DocumentedApi(
     title="Tenantry",
     version="1",
     description=DESCRIPTION.strip(),
