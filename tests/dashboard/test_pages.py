@@ -172,7 +172,7 @@ def test_the_list_is_paged_searched_and_filtered(client: Client) -> None:
         "?q=" + "x" * 5000,
         "?page=" + "9" * 30,
     ):
-        assert client.get("/" + odd).status_code == 200
+        assert client.get("/" + odd).status_code == (404 if "%00" in odd else 200), odd
 
 
 def test_crafted_text_is_shown_and_never_run(client: Client, control_database: ControlDatabase) -> None:

@@ -182,8 +182,11 @@ def _rows(found: "QuerySet[Site]", start: int, end: int) -> list[SiteRow]:
     """Two statements: the page with its hostnames and reports, and the names of the nodes."""
     reports = NodeSite.objects.filter(slug=OuterRef("slug")).order_by("node_id")
     spoken = JSONObject(node="node_id", state="state", revision="revision", generation="generation")
+    # The page is cut first: PostgreSQL would gather hostnames and reports of every row that OFFSET skips.
+    cut = found.order_by("slug").values("pk")[start:end]
     rows = (
-        found.order_by("slug")
+        Site.objects.filter(pk__in=cut)
+        .order_by("slug")
         .annotate(
             names=ArraySubquery(Hostname.objects.filter(site=OuterRef("pk")).order_by("name").values("name")),
             spoken=ArraySubquery(reports.annotate(spoken=spoken).values("spoken")),
@@ -191,7 +194,7 @@ def _rows(found: "QuerySet[Site]", start: int, end: int) -> list[SiteRow]:
         .values(
             "slug", "status", "error", "revision", "updated_at", "names", "spoken",
             "project__name", "release__name", "pending_release__name",
-        )[start:end]
+        )
     )  # fmt: skip
     nodes = _node_names()
     return [
