@@ -158,7 +158,8 @@ def test_the_flags_of_a_mode_act_at_once(blog: Node) -> None:
 
 
 def test_large_requests_and_long_headers_pass(blog: Node) -> None:
-    assert blog.get("blog.localhost", method="POST", body=b"x" * 3_000_000)[0] == 200
+    for _ in range(20):  # the application does not read the body: its answer must arrive all the same
+        assert blog.get("blog.localhost", method="POST", body=b"x" * 3_000_000)[0] == 200
     assert blog.get("blog.localhost", "/" + "q" * 7000, headers={"X-Long": "y" * 7000})[0] == 200
     answer = blog.raw(b"POST / HTTP/1.1\r\nHost: blog.localhost\r\nContent-Length: 200000000\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")

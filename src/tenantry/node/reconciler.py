@@ -88,12 +88,14 @@ class Reconciler:
         self._unsaved: dict[Slug, Entry] = {}
         self._save_signal = Signal()
         self._report_signal = Signal()
+        self._confirmed = False  # the database was heard since the start; before, the memory may be old
         self._failures: dict[Slug, Failure] = {}
         self._awaiting: dict[Slug, tuple[int, asyncio.Task[None]]] = {}
 
     def restore(self, epoch: str, revision: int, entries: tuple[Entry, ...]) -> None:
-        """Begin with a remembered state: it is kept up even if the database cannot be asked."""
-        self._take(Answer(epoch, revision, True, entries), frozenset())
+        """Begin with a remembered state: what is worked towards if the database cannot be asked at first."""
+        self._desired.merge(Answer(epoch, revision, True, entries))
+        self._status.head(epoch, revision)
 
     def hear(self, epoch: str | None, revision: int | None) -> None:
         """Somebody said where the head is. None: something moved."""
@@ -114,9 +116,14 @@ class Reconciler:
 
     async def _read_for_ever(self) -> None:
         full_at = self._clock()
+        begun = False
         while True:
             full = self._clock() >= full_at
-            if await self._read(full):
+            answered = await self._read(full)
+            if not begun:
+                self._queue_all()
+                begun = True
+            if answered:
                 full_at = self._clock() + FULL_SECONDS if full else full_at
                 await self._hint.wait(max(full_at - self._clock(), 0.0))
             else:
@@ -134,8 +141,8 @@ class Reconciler:
                     self._accept(answer, self._host.scan() if answer.full else frozenset())
             if full or self._desired.epoch is None:
                 answer = parse_answer(await self._source.desired(0))
-                if self._accept(answer, self._host.scan()):
-                    await self._compare_all()
+                self._accept(answer, self._host.scan())
+                await self._compare_all()
         except StoreUnavailable as error:
             logger.warning("cannot read the desired state: %s", error)
             return False
@@ -147,17 +154,17 @@ class Reconciler:
         self._report_signal.set()
         return True
 
-    def _accept(self, answer: Answer, on_node: frozenset[Slug]) -> bool:
+    def _accept(self, answer: Answer, on_node: frozenset[Slug]) -> None:
         try:
             self._take(answer, on_node)
         except Refused as error:
             logger.error("refused: %s", error)  # noqa: TRY400
             self._status.set_condition(error.condition, str(error))
-            return False
+            return
+        self._confirmed = True
         if answer.full:
             self._status.clear_condition("MassRemovalRefused")
         self._status.clear_condition("StaleState")
-        return True
 
     def _take(self, answer: Answer, on_node: frozenset[Slug]) -> None:
         changed = self._desired.merge(answer, on_node)
@@ -191,9 +198,15 @@ class Reconciler:
             if entry is not None:
                 observed = self._host.observe(slug, entry.spec)
                 if not self._settled(entry, observed):
+                    self._status.begin(slug, entry.revision)
                     self._queue.add(slug)
             if number % CHECK_BATCH == CHECK_BATCH - 1:
                 await asyncio.sleep(0)
+        self._queue_signal.set()
+
+    def _queue_all(self) -> None:
+        for slug in self._desired.slugs():
+            self._queue.add(slug)
         self._queue_signal.set()
 
     def _settled(self, entry: Entry, observed: ObservedSite) -> bool:
@@ -232,6 +245,8 @@ class Reconciler:
             if entry.spec is None and entry.problem:
                 self._status.site(entry, SiteState.FAILED, entry.problem)
                 return
+            if not self._confirmed and _is_ahead(observed, entry.spec):
+                return  # the memory is older than what was applied: only the database knows better
             plan = plan_site(entry.spec, observed, self._failed_generation(slug))
             if not plan.actions:
                 self._settle(entry, observed, plan)
@@ -335,6 +350,12 @@ class Reconciler:
                 self._status.give_back(report)
                 await asyncio.sleep(READ_RETRY_SECONDS)
                 self._report_signal.set()
+
+
+def _is_ahead(observed: ObservedSite, spec: SiteSpec | None) -> bool:
+    """Whether a generation newer than the desired one is on the node."""
+    found = observed.documents | observed.vassals | ({observed.serving} if observed.serving else set())
+    return spec is not None and max(found, default=0) > spec.generation
 
 
 class _SupersededError(Exception):

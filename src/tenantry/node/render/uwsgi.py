@@ -5,6 +5,9 @@ from tenantry.spec.names import Slug
 
 LISTENING_FD = 3  # where the wrapper leaves the listening socket
 STOP_SECONDS = 10  # a worker that has not ended this long after it was told to is killed
+# The body is taken before the application runs: one that answers without reading it (a refused upload) would reset
+# the connection, and nginx would say 502 instead of passing the answer on. Above this it waits in the site's TMPDIR.
+BODY_IN_MEMORY_BYTES = 65_536
 BUFFER_BYTES = 65_535  # one request's variables; nginx lets at most 4 headers of 8 kB through
 
 
@@ -42,6 +45,7 @@ die-on-term = true
 exit-on-reload = true
 listen = {backlog:d}
 buffer-size = {BUFFER_BYTES:d}
+post-buffering = {BODY_IN_MEMORY_BYTES:d}
 worker-reload-mercy = {STOP_SECONDS:d}
 reload-mercy = {STOP_SECONDS:d}
 disable-logging = true
