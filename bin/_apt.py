@@ -64,6 +64,9 @@ echo "unpacking"
 apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 $packages
 for unit in $units; do
     if command -v systemctl >/dev/null; then systemctl disable --quiet "$unit" 2>/dev/null || :; fi
+    # Where systemd does not run (a container, a chroot) the links are there all the same.
+    deb-systemd-helper disable "$unit.service" >/dev/null 2>&1 || :
+    update-rc.d "$unit" disable >/dev/null 2>&1 || :
 done
 """
 

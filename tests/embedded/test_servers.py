@@ -158,6 +158,24 @@ def test_a_killed_supervisor_leaves_orphans_that_are_found_and_ended(place: Path
     stop_platform(other, neighbour.config, view, neighbours_supervisor)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes mount namespaces")
+def test_a_home_of_the_same_path_in_a_container_is_another(home: Home) -> None:
+    hide = f"mount -t tmpfs none {home.root.parent} && mkdir {home.root} && exec sleep 600"
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide]
+    environment = {**os.environ, "TENANTRY_SUPERVISED": str(home.root)}
+    inside = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    outside = subprocess.Popen(["sleep", "600"], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(lambda: inside.poll() is not None or Path(f"/proc/{inside.pid}/comm").read_text() == "sleep\n")
+        if inside.poll() is not None:
+            pytest.skip("mounting is not allowed here")
+        assert [process.pid for process in find_processes(home, None)] == [outside.pid]
+    finally:
+        for process in (inside, outside):
+            process.kill()
+            process.wait()
+
+
 def test_lock_files_from_before_a_reboot(home: Home, view: View) -> None:
     platform, supervisor = stores(home)
     stop_platform(home, platform.config, view, supervisor)

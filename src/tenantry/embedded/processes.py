@@ -9,7 +9,7 @@ process is ended only when it proves to be ours, by one of
 - being a PostgreSQL process that works in the home's cluster;
 - a command line that runs one of the home's vassals.
 
-A process with a terminal is a person's, and never ours.
+A process with a terminal is a person's, and never ours; nor is one in a container whose home has the same path.
 """
 
 import contextlib
@@ -121,6 +121,8 @@ def _belongs(process: Process, home: Home, config: Config | None, session: int) 
     mark = f"{MARK}={home.root}".encode()
     arguments = _read(place / "cmdline").split(b"\0")
     inside = os.fsencode(home.root) + b"/"
+    if not _sees(place, home):
+        return False
     if mark in _read(place / "environ").split(b"\0"):
         return True
     if any(argument.startswith(inside + b"run/vassals/") for argument in arguments) and b"--ini" in arguments:
@@ -135,6 +137,14 @@ def _belongs(process: Process, home: Home, config: Config | None, session: int) 
     # The small range inside a container may be another home's too; a range of one's own is proof enough.
     own = _has_uid(place, config.uid_base)
     return own and (config.uid_base != SMALL_BASE or mentions)
+
+
+def _sees(place: Path, home: Home) -> bool:
+    """Whether the home's path means this home to the process: in a container or chroot it is another directory."""
+    try:
+        return os.path.samestat(os.stat(f"{place}/root{home.root}"), home.root.stat())
+    except OSError:
+        return False
 
 
 def _touches(place: Path, inside: bytes) -> bool:
