@@ -353,10 +353,12 @@ def _accepts(port: int) -> bool:
 def running_postgres() -> Iterator[Postgres]:
     directory = Path(tempfile.mkdtemp(prefix="tnpg", dir="/tmp"))
     directory.chmod(0o755)
-    postgres = Postgres(directory)
     try:
-        yield postgres
+        postgres = Postgres(directory)
+        try:
+            yield postgres
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                postgres.stop()
     finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            postgres.stop()
         shutil.rmtree(directory)

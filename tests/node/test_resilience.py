@@ -139,7 +139,7 @@ def test_the_emperor_dies_and_comes_back(serving: Node) -> None:
 def test_a_site_waits_for_an_emperor_that_is_away(serving: Node) -> None:
     serving.stop("emperor", signal.SIGKILL)
     revision = put_site(serving, "one", 1)
-    report = serving.reported("one", revision, "failed")
+    report = serving.reported("one", revision, "starting")
     assert "emperor does not answer" in report["message"]
     serving.start_emperor()
     serving.reported("one", revision)

@@ -226,7 +226,7 @@ class Reconciler:
             self._status.site(entry, SiteState.FAILED, str(error), error.log)
         except Transient as error:
             logger.warning("%s: %s", slug, error)
-            self._status.site(entry, SiteState.FAILED, str(error), settled=False)
+            self._status.site(entry, SiteState.STARTING, str(error), settled=False)
         except Exception:
             logger.exception("%s: a bug; only this site waits", slug)
             self._status.site(entry, SiteState.FAILED, "the agent met a bug; its log has the traceback", settled=False)
