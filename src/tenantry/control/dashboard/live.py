@@ -53,8 +53,9 @@ def live(request: HttpRequest) -> HttpResponseBase:
 
 async def _messages(request: HttpRequest, reader: Reader) -> AsyncIterator[str]:
     try:
+        # Before subscribing, which may take two seconds: the browser learns at once that the stream is open.
+        yield f"retry: {RETRY_MS}\n\n"
         async with feed().subscribe() as notes:
-            yield f"retry: {RETRY_MS}\n\n"
             while await in_database(_still_signed_in, request):
                 news = await in_database(reader.read)
                 for event in written(news, reader.position):
