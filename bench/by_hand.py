@@ -69,7 +69,7 @@ class ByHand:
         self._databases: list[str] = []
         user = "user root;\n" if os.geteuid() == 0 else ""
         (self.place / "nginx.conf").write_text(NGINX.format(place=self.place, port=self.port, user=user))
-        self._nginx = subprocess.Popen(["nginx", "-c", str(self.place / "nginx.conf"), "-p", str(self.place)])
+        self._nginx = subprocess.Popen(self._nginx_command())
         while not (self.place / "nginx.pid").exists():
             time.sleep(0.01)
 
@@ -110,8 +110,7 @@ class ByHand:
             port=self.port, hostname=f"{name}.localhost", static=self.release / "static", socket=socket
         )
         (self.place / "sites" / f"{name}.conf").write_text(server)
-        conf = ["nginx", "-c", str(self.place / "nginx.conf"), "-p", str(self.place)]
-        subprocess.run([*conf, "-s", "reload"], check=True, timeout=60)
+        subprocess.run([*self._nginx_command(), "-s", "reload"], check=True, timeout=60)
 
     def close(self) -> None:
         """End every process and drop every database that was made here."""
@@ -128,6 +127,10 @@ class ByHand:
                 postgres.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
                 postgres.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
         shutil.rmtree(self.place, ignore_errors=True)
+
+    def _nginx_command(self) -> list[str]:
+        log = str(self.place / "error.log")
+        return ["nginx", "-c", str(self.place / "nginx.conf"), "-p", str(self.place), "-e", log, "-q"]
 
     def _database(self, name: str, template: str | None) -> dict[str, str]:
         role = f"bench_{name}".replace("-", "_")

@@ -45,7 +45,15 @@ class Table:
             )
             for line in lines
         )
-        return f"{self.title}\n\n{body}\n\n{self.verdict}\n"
+        return f"{self.title}\n\n{body}\n\n{self.verdict}\n{_busy()}"
+
+
+def _busy() -> str:
+    """A warning when other programs used the processors: absolute figures mean little then."""
+    load, processors = os.getloadavg()[1], os.cpu_count() or 1
+    if load < 1.5 * processors:
+        return ""
+    return f"The machine was busy (load {load:.0f} on {processors} processors): compare the rows, not the figures.\n"
 
 
 def _number(value: Any) -> str:
@@ -73,6 +81,7 @@ def _machine() -> dict[str, Any]:
     )
     return {
         "processors": os.cpu_count(),
+        "load": os.getloadavg(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "commit": commit.stdout.strip() or None,
