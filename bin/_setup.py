@@ -76,7 +76,7 @@ def test(arguments: list[str], interruption: Interruption) -> int:
     python = make_development_environment(interruption)
     marks = [] if "--long" in arguments else ["-m", "not long"]
     rest = [argument for argument in arguments if argument != "--long"]
-    return _become(interruption, [str(python), "-m", "pytest", "-n", "2", *marks, *rest])
+    return _become(interruption, [str(python), "-m", "pytest", "-n", "2", "--dist", "loadgroup", *marks, *rest])
 
 
 def lint(arguments: list[str], interruption: Interruption) -> int:
