@@ -1,6 +1,7 @@
 """A fresh, migrated control database for each test, and the people and things that tests begin with."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import httpx
 import psycopg
 import pytest
 
-from tenantry.testing.control import CONTROL_ROLE, NODE_ROLE, ControlDatabase, prepare_django
+from tenantry.testing.control import CONTROL_ROLE, DATABASE, NODE_ROLE, ControlDatabase, prepare_django
 from tenantry.testing.fixtures import control_database, control_template, postgres_server
-from tenantry.testing.postgres import PORT
+from tenantry.testing.postgres import PORT, PostgresServer
 
 prepare_django()
 
@@ -31,7 +32,7 @@ from tenantry.control.sites.models import Site  # noqa: E402
 
 __all__ = ["control_database", "control_template", "postgres_server"]
 
-START_SECONDS = 20.0
+START_SECONDS = 90.0  # on a busy machine
 FACTS = releases.ReleaseFacts(
     digest="sha256:aa",
     commit="abc",
@@ -146,53 +147,56 @@ class Live:
     home: Path
 
 
-@pytest.fixture
-def live(control_database: ControlDatabase, token: str, tmp_path: Path) -> Iterator[Live]:
+@pytest.fixture(scope="session")
+def live_process(
+    control_template: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """One process for all tests, because a start takes seconds: each test's database replaces the one before."""
+    home = tmp_path_factory.mktemp("live")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    database = {"host": control_template.host, "port": PORT, "name": DATABASE, "user": CONTROL_ROLE, "password": ""}
     config = {
-        "home": str(tmp_path),
-        "database": {
-            "host": control_database.server.host,
-            "port": PORT,
-            "name": control_database.name,
-            "user": CONTROL_ROLE,
-            "password": "",
-        },
+        "home": str(home),
+        "database": database,
         "platform_key": settings.TENANTRY.platform_key,
         "secret_key": "tests only",
         "allowed_hosts": ["127.0.0.1"],
-        "control_url": f"http://127.0.0.1:{port}",
+        "control_url": url,
         "http_port": 8080,
     }
-    path = tmp_path / "control.json"
-    path.write_text(json.dumps(config))
+    (home / "control.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "granian", "--interface", "asginl", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "granian.log").open("wb") as log:
+    with (home / "granian.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "tenantry.control.asgi:application"],
-            env={"TENANTRY_CONTROL_CONFIG": str(path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            env={"TENANTRY_CONTROL_CONFIG": str(home / "control.json"), "PATH": "/usr/bin:/bin", "HOME": str(home)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(url, process, tmp_path)
-        yield Live(url, {"Authorization": f"Bearer {token}"}, tmp_path)
+        yield url, home
     finally:
         process.terminate()
         process.wait(START_SECONDS)
 
 
-def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", directory: Path) -> None:
+@pytest.fixture
+def live(control_database: ControlDatabase, token: str, live_process: tuple[str, Path]) -> Live:
+    url, home = live_process
+    shutil.rmtree(home / "logs", ignore_errors=True)
     deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail((directory / "granian.log").read_text())
+    while not _is_ready(url):
+        if time.monotonic() > deadline:
+            pytest.fail((home / "granian.log").read_text()[-5000:])
         time.sleep(0.05)
+    return Live(url, {"Authorization": f"Bearer {token}"}, home)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False

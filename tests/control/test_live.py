@@ -239,3 +239,25 @@ def test_the_database_gone_is_said_and_overcome(live: Live, control_database: An
     deadline = time.monotonic() + 20
     while httpx.get(f"{live.url}/readyz", timeout=20).status_code != 200:
         assert time.monotonic() < deadline
+
+
+def test_a_restart_of_postgresql_is_overcome_at_once_however_many_connections_died(
+    live: Live, make_site: MakeSite, control_database: Any
+) -> None:
+    make_site("blog")
+    address = f"{live.url}/api/v1/sites/blog/convergence?wait=1"
+    polls = [threading.Thread(target=httpx.get, args=[address], kwargs={"headers": live.headers}) for _ in range(30)]
+    for poll in polls:
+        poll.start()
+    for poll in polls:
+        poll.join()
+    with control_database.server.connect() as superuser:
+        superuser.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE %s",
+            [control_database.name, "tenantry-control%"],
+        )
+    started = time.monotonic()
+    response = httpx.get(f"{live.url}/api/v1/sites/blog", headers=live.headers, timeout=20)
+    assert response.status_code == 200
+    print(f"first answer after a restart of PostgreSQL: {time.monotonic() - started:.2f} s")
+    assert time.monotonic() - started < 4  # about one

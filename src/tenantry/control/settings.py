@@ -58,14 +58,13 @@ TEMPLATES = [
 
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "tenantry.control.postgres",
         "HOST": TENANTRY.database.host,
         "PORT": str(TENANTRY.database.port),
         "NAME": TENANTRY.database.name or "unconfigured",
         "USER": TENANTRY.database.user,
         "PASSWORD": TENANTRY.database.password,
         "ATOMIC_REQUESTS": False,
-        "CONN_HEALTH_CHECKS": True,  # a connection that died in the pool (PostgreSQL restarted) is not handed out
         "CONN_MAX_AGE": 0,  # the pool keeps connections; Django only borrows one per request
         "OPTIONS": {
             # Under ASGI every request has a thread of its own: without a pool each would log in anew (SCRAM, ~6 ms).

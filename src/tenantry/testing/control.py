@@ -3,20 +3,18 @@
 `prepare_django` must have run before a module of control that has models is imported.
 """
 
-import itertools
 import os
 from dataclasses import dataclass, replace
 
 from tenantry.testing.postgres import PORT, PostgresServer
 
 TEMPLATE = "control_template"
+DATABASE = "control"  # one name for every test: a process that a test run keeps finds each new copy
 CONTROL_ROLE = "tenantry_control"
 JOBS_ROLE = "tenantry_jobs"
 NODE_ROLE = "tenantry_node_1"
 NODE_NAME = "node-1"
 TEST_HOSTS = ["testserver", "127.0.0.1", "localhost"]
-
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,9 @@ def create_template(server: PostgresServer) -> None:
 
 
 def create_control_database(server: PostgresServer) -> ControlDatabase:
-    """Return a new copy of the template and point Django at it."""
-    name = f"control_{next(_numbers)}"
+    """Return a new copy of the template, in place of the copy before, and point Django at it."""
+    name = DATABASE
+    server.drop_database(name)
     server.create_database(name, template=TEMPLATE, owner=CONTROL_ROLE)
     point_django_at(server, name)
     # CONNECT is a property of the database, which a copy does not inherit.
