@@ -142,7 +142,7 @@ def _belongs(process: Process, home: Home, config: Config | None, session: int) 
 def _sees(place: Path, home: Home) -> bool:
     """Whether the home's path means this home to the process: in a container or chroot it is another directory."""
     try:
-        return os.path.samestat(os.stat(f"{place}/root{home.root}"), home.root.stat())
+        return os.path.samestat(Path(f"{place}/root{home.root}").stat(), home.root.stat())
     except OSError:
         return False
 
