@@ -215,7 +215,8 @@ def remove_hostname(actor: Actor, slug: str, name: str) -> Site:
     require_admin(actor)
     with act():
         site = _locked_site(slug)
-        removed, _ = Hostname.objects.filter(site=site, name=name.lower().removesuffix(".")).delete()
+        canonical = name.lower().removesuffix(".")
+        removed, _ = Hostname.objects.filter(site=site, name=canonical).delete()
         if not removed:
             raise NotFound(f"The site «{slug}» has no hostname «{name}».")
         site.revision = append(
@@ -223,7 +224,7 @@ def remove_hostname(actor: Actor, slug: str, name: str) -> Site:
             actor=actor.name,
             site=slug,
             project=site.project.name,
-            metadata={"hostname": name},
+            metadata={"hostname": canonical},
         )
     return site
 
