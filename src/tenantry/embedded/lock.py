@@ -35,7 +35,9 @@ def _acquire(home: Home, descriptor: int, interruption: Interruption, say: Calla
         except BlockingIOError:
             if not told:
                 holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-                say(f"Another up or down of {home.root} is at work (pid {holder}); waiting for it.")
+                # Empty in the moment between locking and writing.
+                which = f" (pid {holder})" if holder else ""
+                say(f"Another up or down of {home.root} is at work{which}; waiting for it.")
                 told = True
         else:
             return
