@@ -168,7 +168,8 @@ def live_process(
         "http_port": 8080,
     }
     (home / "control.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "granian", "--interface", "asginl", "--host", "127.0.0.1", "--port", str(port)]
+    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "granian", "--interface", "asginl"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     with (home / "granian.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "tenantry.control.asgi:application"],
