@@ -53,6 +53,10 @@ class Layout:
     def site_logs(self) -> Path:
         return self.home / "logs" / "sites"
 
+    @property
+    def nginx_logs(self) -> tuple[Path, ...]:
+        return (self.home / "logs" / "access.log", self.home / "logs" / "nginx.log")
+
     def host(self, fqdn: Fqdn) -> Path:
         return self.hosts / fqdn
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tenantry.node.command import run_command
 from tenantry.node.config import Config, read_config
 from tenantry.node.effects.host import LocalHost
+from tenantry.node.effects.logs import trim_for_ever
 from tenantry.node.errors import NodeError
 from tenantry.node.listener import Hint, Listener
 from tenantry.node.prepare import prepare
@@ -78,6 +79,7 @@ async def run_agent(config: Config) -> None:
         tasks = [
             group.create_task(reconciler.run(), name="reconciler"),
             group.create_task(Listener(listening, hear).run(), name="listener"),
+            group.create_task(trim_for_ever(config.layout), name="logs"),
         ]
         logger.info("the agent of %s runs for %s", config.node, config.home)
         await stopped.wait()

@@ -1,0 +1,53 @@
+"""Logs that grow for ever do not: the sites' and nginx's are cut at a size, with one older piece kept.
+
+Whoever writes a log keeps its descriptor open and appends, so a log is copied and emptied in place rather than
+renamed: no process has to be told. Lines written between the two steps are lost; nothing else is.
+"""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from tenantry.node.effects.files import write_file
+from tenantry.node.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+LIMIT_BYTES = 32 * 1024 * 1024  # of one log; on disk there is at most twice that, and what one interval adds
+INTERVAL_SECONDS = 60.0
+_LOG_MODE = 0o640
+
+
+async def trim_for_ever(layout: Layout) -> None:
+    """Cut the logs once a minute, in a thread. A log that cannot be cut is said and tried again."""
+    while True:
+        for path in [*layout.site_logs.glob("*.log"), *layout.nginx_logs]:
+            try:
+                await asyncio.to_thread(trim_log, path, LIMIT_BYTES)
+            except OSError as error:
+                logger.warning("cannot cut %s: %s", path, error.strerror)
+        await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def trim_log(path: Path, limit_bytes: int) -> bool:
+    """Move what a log of at least `limit_bytes` holds to `<name>.1` (its last `limit_bytes`) and empty it.
+
+    Returns whether it did. A link in the log's place is an error: its directory belongs to the agent's user, so a
+    link there was put by somebody else.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    with os.fdopen(descriptor, "r+b") as log:
+        found = os.fstat(log.fileno())
+        if found.st_size < limit_bytes:
+            return False
+        log.seek(-limit_bytes, os.SEEK_END)
+        older = path.with_name(f"{path.name}.1")
+        write_file(older, log.read(limit_bytes), mode=_LOG_MODE)
+        if os.geteuid() == 0:
+            os.chown(older, 0, found.st_gid, follow_symlinks=False)  # control may show it; the site has no use for it
+        log.truncate(0)
+    return True
