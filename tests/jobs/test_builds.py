@@ -229,6 +229,21 @@ def test_static_files_inside_the_source_are_found_and_opened(context: Context, t
     remove_release(built, "shop", 1)
 
 
+@pytest.mark.parametrize("place", ["public", "public/files"])
+def test_a_link_in_place_of_the_static_files_is_refused(context: Context, tmp_path: Path, place: str) -> None:
+    source = start_project(tmp_path / "shop")
+    neighbour = tmp_path / "neighbour"
+    (neighbour / "files").mkdir(parents=True)
+    trap = (
+        f'STATIC_ROOT = BASE_DIR / "public/files"\nPLACE = BASE_DIR / "{place}"\n'
+        "import atexit, os, sys\n"
+        f"def swap():\n    os.rename(PLACE, str(PLACE) + '.real')\n    os.symlink('{neighbour}', PLACE)\n"
+        "if 'collectstatic' in sys.argv:\n    atexit.register(swap)\n"
+    )
+    add_settings(source, trap)
+    assert failure(context(), source).step == "freeze"
+
+
 @pytest.mark.parametrize(
     ("settings", "warning"),
     [
@@ -303,6 +318,8 @@ def test_the_projects_code_sees_nothing_of_the_platform(
             source,
             f"assert os.getuid() == os.getgid() == {built.uid_base + 10_007}\n"
             "assert os.getgroups() == []\n"
+            "assert 'NoNewPrivs:\\t1' in open('/proc/self/status').read()\n"
+            "import resource\nassert resource.getrlimit(resource.RLIMIT_NPROC)[1] <= 1024\n"
             f"for path in {[str(path) for path in forbidden]}:\n"
             "    try:\n        open(path, 'a')\n    except PermissionError:\n        pass\n"
             "    else:\n        raise AssertionError(path)\n",

@@ -17,6 +17,7 @@ from tenantry.control.releases.building.context import LOG_TAIL_LINES, Cancellat
 LOG_LIMIT_BYTES = 20_000_000  # of one command; a build that prints without end must not fill the disk
 STOP_GRACE_SECONDS = 3.0
 POLL_SECONDS = 0.2  # how late a cancellation or an exit with an inherited pipe may be noticed
+PROCESSES_MAX = 1024  # and threads, of one project's or site's user at a time
 DISK_FULL = "The disk is full. Free some space (old releases and backups take most) and build again."
 
 
@@ -101,7 +102,7 @@ class Runner:
             self.log.say("$ " + " ".join("…" if "\n" in word else word for word in command.argv))
         try:
             process = subprocess.Popen(
-                list(command.argv),
+                [*_limits(self.owner), *command.argv],
                 cwd=command.cwd,
                 env=dict(command.environment),
                 stdin=subprocess.DEVNULL,
@@ -151,6 +152,13 @@ class Runner:
                     raise StepFailed(f"{Path(command.argv[0]).name} did not end within {command.seconds:.0f} s.")
 
 
+def _limits(owner: Owner) -> list[str]:
+    """What stands before a command of another user: no set-user-ID program works, and a fork bomb ends."""
+    if owner.uid is None:
+        return []
+    return ["/usr/bin/prlimit", f"--nproc={PROCESSES_MAX}", "--core=0", "/usr/bin/setpriv", "--no-new-privs"]
+
+
 def _read(stream: BinaryIO) -> bytes | None:
     """Return what can be read now, b"" at the end, None when there is nothing yet."""
     try:
@@ -184,9 +192,9 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 def end_processes_of(uid: int | None) -> None:
-    """Kill every process of the project's user: a build may have left one that daemonised out of its group.
+    """Kill every process of a project's or a site's user: its code may have left one that daemonised.
 
-    Sites run as users of their own, so nothing but builds is hit. Nothing is done when builds have no own user.
+    Projects and sites have users of their own, so nobody else is hit. Nothing is done where they have none.
     """
     if uid is None or uid == 0:
         return

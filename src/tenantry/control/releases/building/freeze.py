@@ -112,6 +112,16 @@ def refuse_special_files(release: Path) -> None:
                 raise StepFailed(f"{os.path.relpath(path, release)} is neither a file, a directory nor a link.")
 
 
+def refuse_moved_static(release: Path, static: str | None) -> None:
+    """Raise `StepFailed` when the way to the static files leads over a link.
+
+    nginx follows the way to them and serves what it finds to everybody: the project's code may have put a link to
+    another site's files there after `collectstatic`.
+    """
+    if static is not None and os.path.realpath(release / static) != f"{os.path.realpath(release)}/{static}":
+        raise StepFailed(f"{static} became a link during the build; static files are served from a directory only.")
+
+
 def write_marker(release: Path, result: BuildResult) -> None:
     """Write `release.json`, atomically and last: a directory without it is half-made."""
     partial = release / f".{MARKER}.partial"

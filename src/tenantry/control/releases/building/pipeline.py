@@ -312,6 +312,7 @@ def _freeze(work: _Build, facts: BuildResult) -> BuildResult:
     end_processes_of(work.owner.uid)
     shutil.rmtree(work.scratch)
     freeze.refuse_special_files(work.directory)
+    freeze.refuse_moved_static(work.directory, facts.static)
     freeze.set_permissions(work.directory, facts.static)
     digest = freeze.digest_of(work.directory)
     result = replace(facts, digest=digest)
