@@ -116,6 +116,19 @@ def test_links_among_uploads_lead_nowhere(blog: Node) -> None:
         assert b'"argv"' not in body
 
 
+def test_an_application_cannot_make_nginx_read_a_neighbours_files(serving: Node) -> None:
+    """A path without a slash would be put right behind the site's own hostname."""
+    answer = "def application(environ, start_response):\n    start_response('200 OK', [('X-Accel-Redirect', "
+    answer += "environ['HTTP_X_TEST'] if 'HTTP_X_TEST' in environ else '')]); return [b'mine']\n"
+    serving.release("hostile-1", answer)
+    serving.reported("evil", serving.put(serving.document("evil", 1, "hostile-1", hostnames=["evil.example.co"])))
+    serving.reported("blog", serving.put(serving.document("blog", 2, "demo-1", hostnames=["evil.example.com"])))
+    (serving.home / "data" / "blog" / "media" / "private.txt").write_text("private")
+    for path in ("m/media/private.txt", "/media/x", "@unknown", "/static/style.css"):
+        request = f"GET / HTTP/1.1\r\nHost: evil.example.co\r\nX-Test: {path}\r\nConnection: close\r\n\r\n"
+        assert b"mine" in serving.raw(request.encode())
+
+
 def test_a_project_may_serve_its_uploads_itself(serving: Node) -> None:
     serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
     (serving.home / "data" / "blog" / "media" / "private.txt").write_text("private")

@@ -148,6 +148,8 @@ def _http(layout: Layout) -> str:
   uwsgi_max_temp_file_size 0;
   uwsgi_connect_timeout 5s;
   uwsgi_read_timeout 60s;
+  # Obeyed, it makes nginx read files for the application: of a site whose hostname begins with this site's, too.
+  uwsgi_ignore_headers X-Accel-Redirect;
   default_type application/octet-stream;
   types {{
 {types}
