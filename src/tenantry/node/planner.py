@@ -244,7 +244,8 @@ def _plan_removal(observed: ObservedSite) -> Plan:
     waits: list[float] = []
     left = observed.documents | observed.vassals | observed.sockets
     for generation in sorted(left):
-        wait = _drain_wait(generation, observed)
+        # Where none serves, no visitor was sent to any, and no switch was made whose age would grow.
+        wait = 0.0 if observed.serving is None else _drain_wait(generation, observed)
         if wait > 0:
             waits.append(wait)
         else:
