@@ -140,3 +140,27 @@ def test_a_role_has_limits_and_the_server_never_sees_its_password(
         ).fetchone()
     assert row == (databases.SITE_CONNECTIONS, False, True)
     databases.drop_site_database(tenant_server, 1)
+
+
+def test_a_neighbour_cannot_hold_up_a_removal(tenant_server: TenantServer, template: str) -> None:
+    for number in (1, 2):
+        provision_site_database(tenant_server, number, "secret", template)
+    with login(tenant_server, 2, "secret") as hostile:
+        hostile.execute("GRANT ALL ON page TO site_1")
+        hostile.execute("GRANT ALL ON DATABASE site_2 TO site_1")
+        hostile.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO site_1")
+    databases.drop_site_database(tenant_server, 1)
+    assert not databases.site_database_exists(tenant_server, 1)
+    with tenant_server.admin() as admin:
+        assert admin.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'site_1'").fetchall() == [(False,)]
+    databases.drop_site_database(tenant_server, 2)
+    with tenant_server.admin() as admin:
+        assert admin.execute("SELECT 1 FROM pg_roles WHERE rolname IN ('site_1', 'site_2')").fetchall() == []
+
+
+def test_a_site_cannot_keep_its_own_database(tenant_server: TenantServer, template: str) -> None:
+    provision_site_database(tenant_server, 1, "secret", template)
+    with login(tenant_server, 1, "secret") as hostile:
+        hostile.execute("ALTER DATABASE site_1 IS_TEMPLATE true CONNECTION LIMIT 0")
+    databases.drop_site_database(tenant_server, 1)
+    assert not databases.site_database_exists(tenant_server, 1)

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -76,3 +77,22 @@ def test_a_failed_dump_leaves_no_file(tenant_server: TenantServer, request_: Dum
         dump_site(tenant_server, request_)
     assert [path for path in (request_.home / "backups").iterdir() if path.name.endswith((".dump", ".partial"))] == []
     databases.drop_site_database(tenant_server, 5)
+
+
+def test_a_site_cannot_keep_its_dump_from_being_made(tenant_server: TenantServer, request_: DumpRequest) -> None:
+    with psycopg.connect(tenant_server.access("site_5", "five").url, autocommit=True) as hostile:
+        hostile.execute("ALTER DATABASE site_5 CONNECTION LIMIT 0")
+        hostile.execute("ALTER DATABASE site_5 SET default_transaction_isolation = 'serializable'")
+        hostile.execute("ALTER ROLE site_5 SET role = 'none'")
+    assert dump_site(tenant_server, request_) is not None
+
+
+def test_a_failed_dump_leaves_no_archive_either(
+    tenant_server: TenantServer, request_: DumpRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pg_dump").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "pg_dump").chmod(0o755)
+    monkeypatch.setattr(tenant_server, "address", replace(tenant_server.address, binaries=tmp_path))
+    with pytest.raises(DumpFailed):
+        dump_site(tenant_server, request_)
+    assert list((request_.home / "backups").iterdir()) == []

@@ -278,3 +278,15 @@ def test_a_failed_upgrade_leaves_the_site_on_its_release(platform: Any, site: An
     site.refresh_from_db()
     assert (site.release.name, site.status, site.pending_release) == ("demo-1", "ready", None)
     assert "The migrations of demo-2 failed: no such column" in site.error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives sites a user of their own")
+def test_no_process_of_a_site_outlives_it(platform: Any, site: Any, uid_base: int) -> None:
+    from tenantry.control.jobs import sites
+
+    sites.provision_site(platform, site.number)
+    uid = uid_base + 20_000 + site.number
+    with subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; sleep 300"], user=uid, group=uid) as daemon:
+        delete(site)
+        sites.remove_site(platform, site.number, dump=True, wait_seconds=0)
+        assert daemon.wait(5) == -9

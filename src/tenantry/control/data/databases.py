@@ -4,6 +4,8 @@ A template's objects belong to the role `tpl_…`, the database itself to the ad
 clone moves the objects, and would also move every database that the old role owns.
 """
 
+import logging
+
 from psycopg import errors, sql
 
 from tenantry.control.data.server import AdminConnection, TenantServer, execute, random_password
@@ -11,6 +13,8 @@ from tenantry.control.data.server import AdminConnection, TenantServer, execute,
 SITE_CONNECTIONS = 20  # of one site's role; PostgreSQL's default is 100 for all
 IDLE_IN_TRANSACTION_MINUTES = 5  # a forgotten transaction holds back vacuum for the site, and locks
 IDENTIFIER_MAX_BYTES = 63  # PostgreSQL cuts longer names silently, which would make two names one
+
+logger = logging.getLogger(__name__)
 
 
 class TemplateMissing(Exception):
@@ -58,10 +62,17 @@ def drop_site_database(server: TenantServer, number: int) -> None:
     _drop(server, site_name(number))
 
 
-def set_site_password(server: TenantServer, number: int, password: str) -> None:
-    """Give the site's role another password; connections that are open stay."""
+def open_site_database(server: TenantServer, number: int, password: str) -> None:
+    """Give the site's role another password, and lift what the site may have set to keep connections out.
+
+    Connections that are open stay.
+    """
+    name = site_name(number)
     with server.admin() as admin:
-        _make_role(admin, site_name(number), password)
+        _make_role(admin, name, password)
+        execute(admin, "ALTER DATABASE {} CONNECTION LIMIT -1", name)
+        execute(admin, "ALTER DATABASE {} RESET ALL", name)
+        execute(admin, "ALTER ROLE {} RESET ALL", name)
 
 
 def site_database_exists(server: TenantServer, number: int) -> bool:
@@ -144,5 +155,26 @@ def _drop(server: TenantServer, name: str) -> None:
         if _role_exists(admin, name):
             execute(admin, "ALTER ROLE {} NOLOGIN", name)
             admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+        if database_exists(admin, name):
+            execute(admin, "ALTER DATABASE {} IS_TEMPLATE false", name)  # its owner may have said true
         execute(admin, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
-        execute(admin, "DROP ROLE IF EXISTS {}", name)
+        _drop_roles_without_database(admin)
+
+
+def _drop_roles_without_database(admin: AdminConnection) -> None:
+    """Drop the tenants' closed roles whose database is gone.
+
+    Any tenant can give any role rights on what it owns, and PostgreSQL drops no role that has some. Such a role stays,
+    without a login, until the other's database is gone too: a neighbour must not hold up a removal.
+    """
+    query = (
+        r"SELECT rolname::text FROM pg_roles WHERE (rolname LIKE 'site\_%' OR rolname LIKE 'tpl\_%') "
+        "AND NOT rolcanlogin AND NOT EXISTS (SELECT FROM pg_database WHERE datname = rolname)"
+    )
+    for (role,) in admin.execute(query).fetchall():
+        try:
+            execute(admin, "DROP ROLE IF EXISTS {}", str(role))
+        except errors.DependentObjectsStillExist:
+            logger.warning("the role %s stays for now: others gave it rights in their databases", role)
+        except errors.InternalError_:
+            pass  # another job drops it at this moment

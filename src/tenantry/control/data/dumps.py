@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tenantry.control.data.databases import set_site_password, site_database_exists, site_name
+from tenantry.control.data.databases import open_site_database, site_database_exists, site_name
 from tenantry.control.data.directories import SiteOwner
 from tenantry.control.data.server import TenantServer, random_password
 
@@ -57,7 +57,12 @@ def dump_site(server: TenantServer, request: DumpRequest) -> Path | None:
         # (Started in the directory: tar's own --directory needs to list it, which a site may not.)
         command = _Command(["tar", "--create", "--file=-", "--", "media"], _PLAIN, media.parent, request.owner)
         _write(command, target.with_suffix(".media.tar"))
-    _dump_database(server, request, target)
+    try:
+        _dump_database(server, request, target)
+    except DumpFailed:
+        # The job is tried again under another time; the archives of its tries would fill the disk.
+        target.with_suffix(".media.tar").unlink(missing_ok=True)
+        raise
     return target
 
 
@@ -65,7 +70,7 @@ def _dump_database(server: TenantServer, request: DumpRequest, target: Path) -> 
     # The site's own role makes the dump: a hostile database cannot use the rights of the role that administrates.
     name = site_name(request.number)
     password = random_password()
-    set_site_password(server, request.number, password)
+    open_site_database(server, request.number, password)
     binaries = server.address.binaries
     argv = [str(binaries / "pg_dump") if binaries else "pg_dump", "--format=custom", "--no-password", name]
     environment = _PLAIN | {

@@ -11,7 +11,14 @@ from tenantry.control.data import databases, directories
 from tenantry.control.data.dumps import DumpRequest, dump_site
 from tenantry.control.jobs.platform import Platform
 from tenantry.control.jobs.retries import Interrupted, Terminal
-from tenantry.control.releases.building.commands import BuildLog, Command, Owner, Runner, control_group
+from tenantry.control.releases.building.commands import (
+    BuildLog,
+    Command,
+    Owner,
+    Runner,
+    control_group,
+    end_processes_of,
+)
 from tenantry.control.releases.building.context import StepFailed
 from tenantry.control.releases.models import Release, ReleaseStatus
 from tenantry.control.sealing import sealer
@@ -57,6 +64,8 @@ def remove_site(platform: Platform, number: int, *, dump: bool, wait_seconds: fl
         return
     _wait_for_nodes(platform, site.slug, wait_seconds)
     owner = directories.site_owner(platform.uid_base, number)
+    # What the site's code started apart from its server outlives it, and could still write what is dumped next.
+    end_processes_of(owner.uid)
     kept = None
     if dump:
         request = DumpRequest(platform.home, site.slug, number, owner, datetime.now(UTC))
