@@ -1,5 +1,7 @@
 """One Redis for all sites: a site reaches its own keys, and neither reads, lists, changes nor hears another's."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,6 +67,8 @@ FORBIDDEN = [
     ("CONFIG", "GET", "*"),
     ("SELECT", "1"),
     ("SWAPDB", "0", "1"),
+    ("FUNCTION", "FLUSH"),
+    ("FUNCTION", "LOAD", "#!lua name=x\nredis.register_function('x', function() return 1 end)"),
     ("MOVE", "alpha:1:x", "1"),
     ("MONITOR",),
     ("INFO",),
@@ -127,3 +131,29 @@ def test_users_are_saved_for_the_next_start(cache_server: CacheServer, connect: 
     saved = (Path(cache_server.socket).parent / "users.acl").read_text()
     assert "\nuser site_alpha on " in f"\n{saved}"
     assert "password of alpha" not in saved
+
+
+def test_a_script_without_end_is_ended(connect: Callable[[str], Client], cache_server: CacheServer) -> None:
+    alpha, beta = connect("alpha"), connect("beta")
+    assert cache_server.end_stuck_script() is None
+    with redis.Redis(unix_socket_path=cache_server.socket, username="admin", password="administrates") as admin:
+        admin.config_set("lua-time-limit", 50)
+    ended: list[str] = []
+
+    def run() -> None:
+        try:
+            alpha.eval("while true do end", 0)
+        except redis.RedisError as error:
+            ended.append(str(error))
+
+    script = threading.Thread(target=run)
+    script.start()
+    done = None
+    deadline = time.monotonic() + 10
+    while done is None and time.monotonic() < deadline:
+        done = cache_server.end_stuck_script()
+    script.join(10)
+    assert done is not None
+    assert "killed" in done
+    assert ended
+    assert beta.ping()

@@ -41,6 +41,8 @@ def render_settings(home: Home) -> str:
         # A cache: bounded, and a snapshot now and then so that a restart is not cold.
         "maxmemory": "256mb",
         "maxmemory-policy": "allkeys-lru",
+        # A script that runs longer is ended by the jobs worker: nobody else is served meanwhile. (The name of Redis 6.)
+        "lua-time-limit": "500",
         "save": "60 1",
         "appendonly": "no",
         # With a full disk the sites' caches go on working in memory.

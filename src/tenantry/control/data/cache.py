@@ -1,5 +1,6 @@
 """The tenants' Redis: one user a site, who can touch only keys and channels that begin with the site's prefix."""
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ COMMANDS = (
     "-move",
     "-copy",
     "-select",
+    "-function",
     "+auth",
     "+hello",
     "+ping",
@@ -90,6 +92,29 @@ class CacheServer:
         """Return the names of all users."""
         names = self._send("ACL USERS")
         return [str(name) for name in names] if isinstance(names, list) else []
+
+    def end_stuck_script(self) -> str | None:
+        """End a script that runs for longer than the server allows; return what was done, None when nothing was.
+
+        Redis does nothing else meanwhile, for no site, and a script may run for ever.
+        """
+        try:
+            self._send("PING")
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSY"):
+                raise
+        else:
+            return None
+        try:
+            self._send("SCRIPT KILL")
+        except redis.ResponseError as error:
+            if str(error).startswith("NOTBUSY"):
+                return None
+            # It wrote something, and Redis does not stop such a script. Its supervisor starts the server again.
+            with contextlib.suppress(redis.ConnectionError):
+                self._send("SHUTDOWN", "NOSAVE")
+            return "a script of a site did not end and had written: Redis was started anew"
+        return "a script of a site did not end and was killed"
 
     def _send(self, *command: str) -> object:
         return self._client.execute_command(*command)  # type: ignore[no-untyped-call]

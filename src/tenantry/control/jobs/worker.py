@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 
+import redis
 from asgiref.sync import sync_to_async
 from procrastinate import App, utils
 from procrastinate.jobs import Status
@@ -17,6 +18,7 @@ from tenantry.control.jobs.tasks import BUILDS, SITES
 
 SITE_JOBS_AT_ONCE = 4
 GRACE_SECONDS = 20.0  # for jobs under way when the worker is asked to end; builds stop at once
+GUARD_SECONDS = 0.5  # with the server's own limit, how long a site's script can hold up all others' caches
 POLL_SECONDS = 5.0  # a fallback: notifications start jobs
 
 logger = logging.getLogger(__name__)
@@ -38,11 +40,12 @@ async def work(app: App, platform: Platform) -> int:
             asyncio.create_task(_serve(app, BUILDS, 1)),
         }
         asked = asyncio.create_task(stop.wait())
+        guard = asyncio.create_task(_guard_cache(platform))
         await asyncio.wait({*queues, asked}, return_when=asyncio.FIRST_COMPLETED)
         platform.stopping.set()
-        for task in (*queues, asked):
+        for task in (*queues, asked, guard):
             task.cancel()
-        results = await asyncio.gather(*queues, return_exceptions=True)
+        results = await asyncio.gather(*queues, guard, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 logger.error("a queue ended with %r", result)
@@ -59,6 +62,18 @@ async def _serve(app: App, queue: str, concurrency: int) -> None:
         install_signal_handlers=False,  # two queues, one handler: `work`
         delete_jobs="successful",
     )
+
+
+async def _guard_cache(platform: Platform) -> None:
+    """End what blocks the sites' Redis, for as long as the worker runs."""
+    while platform.cache is not None:
+        try:
+            done = await sync_to_async(platform.cache.end_stuck_script, thread_sensitive=False)()
+        except redis.RedisError:
+            done = None  # away for the moment; what needs it says so
+        if done:
+            logger.warning(done)
+        await asyncio.sleep(GUARD_SECONDS)
 
 
 async def recover(app: App, platform: Platform) -> None:
