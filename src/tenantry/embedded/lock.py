@@ -17,8 +17,10 @@ WAIT_LIMIT = timedelta(minutes=10)
 @contextmanager
 def hold_lock(home: Home, interruption: Interruption, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the home's lock, waiting for another `up` or `down` to finish. It ends with this process at the latest."""
-    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        # Whoever can open it can hold it: a site's code would stop every up and down.
+        os.fchmod(descriptor, 0o600)
         _acquire(home, descriptor, interruption, say)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
