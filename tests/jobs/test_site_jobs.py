@@ -153,6 +153,9 @@ def fill(platform: Any, site: Any) -> None:
     with psycopg.connect(access.url, autocommit=True) as connection:
         connection.execute("INSERT INTO note VALUES ('last words')")
     (platform.home / "data/blog/media/file").write_text("x")
+    (platform.home / "logs/sites").mkdir(parents=True, exist_ok=True)
+    for name in ("blog.log", "blog.log.1", "blog.migrate.log"):
+        (platform.home / "logs/sites" / name).write_text("what only this tenant may read")
 
 
 def assert_gone(platform: Any, number: int) -> None:
@@ -163,6 +166,7 @@ def assert_gone(platform: Any, number: int) -> None:
     assert not databases.site_database_exists(platform.server, number)
     assert f"site_{number}" not in platform.cache.users()
     assert not (platform.home / "data/blog").exists()
+    assert not list((platform.home / "logs/sites").glob("blog.*"))
     dumps = sorted((platform.home / "backups").glob("blog-*.dump"))
     assert len(dumps) >= 1
     kept = Change.objects.get(type="site.removed").metadata["dump"]

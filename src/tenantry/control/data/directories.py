@@ -102,3 +102,10 @@ def remove_site_directories(home: Path, slug: str) -> None:
         else:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(grave)
+
+
+def remove_site_logs(home: Path, slug: str) -> None:
+    """Delete what the site's processes and migrations wrote: the log is given to whoever has the slug next."""
+    logs = home / "logs" / "sites"
+    for name in (f"{slug}.log", f"{slug}.log.1", f"{slug}.migrate.log"):
+        (logs / name).unlink(missing_ok=True)

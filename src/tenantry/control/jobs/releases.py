@@ -118,11 +118,12 @@ def _facts(result: BuildResult) -> services.ReleaseFacts:
 
 
 def remove_project(platform: Platform, name: str, releases: list[str]) -> None:
-    """Remove the directories, template databases and the package cache of a project whose rows are gone."""
+    """Remove the directories, template databases, logs and the package cache of a project whose rows are gone."""
     context = build_context(platform)
     for release in releases:
         project, _, number = release.rpartition("-")
         remove_files(context, project, int(number))
+        (platform.home / "logs" / "builds" / f"{release}.log").unlink(missing_ok=True)
     if not Release.objects.filter(project__name=name).exists():
         shutil.rmtree(platform.home / "cache" / "uv" / name, ignore_errors=True)
 

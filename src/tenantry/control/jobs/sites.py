@@ -56,8 +56,8 @@ def provision_site(platform: Platform, number: int) -> None:
 def remove_site(platform: Platform, number: int, *, dump: bool, wait_seconds: float = NODES_SECONDS) -> None:
     """Remove a site's data once no node serves it, after a last dump unless told otherwise.
 
-    1 wait for the nodes · 2 dump · 3 database and role · 4 Redis user and keys · 5 directories · 6 the site's row.
-    Invariant: nothing is dropped before the dump is complete on disk.
+    1 wait for the nodes · 2 dump · 3 database and role · 4 Redis user and keys · 5 directories · 6 logs · 7 the site's
+    row. Invariant: nothing is dropped before the dump is complete on disk.
     """
     site = _site(number)
     if site is None:
@@ -74,6 +74,7 @@ def remove_site(platform: Platform, number: int, *, dump: bool, wait_seconds: fl
     if platform.cache is not None:
         platform.cache.drop_user(databases.site_name(number), site.slug)
     directories.remove_site_directories(platform.home, site.slug)
+    directories.remove_site_logs(platform.home, site.slug)
     outcomes.finish_site_removal(number, str(kept) if kept else None)
 
 
