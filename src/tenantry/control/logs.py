@@ -13,6 +13,7 @@ from tenantry.control.errors import Conflict
 
 LINES_MAX = 10_000
 BLOCK_BYTES = 65_536
+TAIL_BYTES_MAX = 4_000_000  # a site may write lines of any length; what is read of them is held in memory
 FOLLOW_SECONDS = 0.25  # how often a followed file is looked at; files cannot be waited for
 FINISHED_CHECK_SECONDS = 1.0
 
@@ -30,7 +31,8 @@ def build_log(release: str) -> Path:
 def tail(path: Path, lines: int) -> tuple[bytes, int, int]:
     """Return the last `lines` lines, the offset where they end and the file's inode; nothing for a missing file.
 
-    Raises `Conflict` when the file cannot be read. Reads from the end: a large log costs no more than a small one.
+    Raises `Conflict` when the file cannot be read. Reads from the end, at most TAIL_BYTES_MAX: a large log costs no
+    more than a small one, and a line longer than that has lost its beginning.
     """
     descriptor = _open(path)
     if descriptor is None:
@@ -38,13 +40,16 @@ def tail(path: Path, lines: int) -> tuple[bytes, int, int]:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         end = position = status.st_size
-        found = b""
-        while position > 0 and found.count(b"\n") <= lines and lines > 0:
-            size = min(BLOCK_BYTES, position)
+        first = max(0, end - TAIL_BYTES_MAX)
+        blocks: list[bytes] = []
+        ends = 0
+        while position > first and ends <= lines and lines > 0:
+            size = min(BLOCK_BYTES, position - first)
             position -= size
             file.seek(position)
-            found = file.read(size) + found
-        kept = found.splitlines(keepends=True)[-lines:] if lines else []
+            blocks.append(file.read(size))
+            ends += blocks[-1].count(b"\n")
+        kept = b"".join(reversed(blocks)).splitlines(keepends=True)[-lines:] if lines else []
         return b"".join(kept), end, status.st_ino
 
 
