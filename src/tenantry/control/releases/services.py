@@ -19,6 +19,7 @@ from tenantry.spec.names import Slug, parse_module, parse_slug, parse_wsgi
 
 SOURCE_MAX = 2_000  # characters of a path or URL
 _PYTHON = re.compile(r"3\.\d{1,2}(?:\.\d{1,3})?\Z")
+_PASSWORD = re.compile(r"(?:git\+)?(?:https?://[^/\s]*@|[a-z]+://[^/\s]*:[^/\s]*@)")  # a token is often the user's name
 _GIT = re.compile(r"(?:https?|ssh|git|file)://[^\s]+\Z|[\w.-]+@[\w.-]+:[^\s]+\Z|git\+[^\s]+\Z")
 
 
@@ -175,6 +176,12 @@ def _checked(request: ProjectRequest) -> Slug:
         parser.refuse("source", f"A path or a git URL of 1 to {SOURCE_MAX} printable characters is needed.")
     elif not source.startswith("/") and not _GIT.match(source):
         parser.refuse("source", "An absolute path or a git URL is needed, for example «/srv/shop».")
+    elif _PASSWORD.match(source):
+        parser.refuse(
+            "source",
+            "A password or token in the URL would be stored and shown to everybody. Clone the repository yourself and "
+            "give the directory.",
+        )
     if request.settings:
         parser.take(parse_module, request.settings, field="settings")
     if request.wsgi:
