@@ -12,7 +12,7 @@ from tenantry.control.changelog import queries as changelog
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet.models import Node, NodeSite
 
-# Agents make contact every 5 s: three missed beats are no accident.
+# Agents make contact every 3 s: four missed beats are no accident.
 SILENT_AFTER = timedelta(seconds=15)
 
 
