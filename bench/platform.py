@@ -115,7 +115,12 @@ def platform(home: Path | None) -> Iterator[Platform]:
         yield Platform(own)
     finally:
         if (own / "venv" / "bin" / "tenantry").exists():
-            subprocess.run([str(own / "venv/bin/tenantry"), "down", "--home", str(own)], check=False, timeout=120)
+            subprocess.run(
+                [str(own / "venv/bin/tenantry"), "down", "--home", str(own)],
+                check=False,
+                timeout=120,
+                stdout=subprocess.DEVNULL,
+            )
         shutil.rmtree(parent, ignore_errors=True)
 
 
