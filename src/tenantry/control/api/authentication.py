@@ -8,6 +8,7 @@ from ninja.security import HttpBearer
 from tenantry.control.access.actors import Actor, require_admin
 from tenantry.control.access.authentication import actor_of_request
 from tenantry.control.database import in_database
+from tenantry.control.errors import Forbidden, NotAuthenticated
 
 
 class Bearer(HttpBearer):
@@ -34,6 +35,15 @@ def actor(request: HttpRequest) -> Actor:
     """Return the actor that authentication found."""
     found: Actor = request.auth  # type: ignore[attr-defined]
     return found
+
+
+async def may_go_on(request: HttpRequest) -> bool:
+    """Whether the request would still be let in: a long answer asks again, since its token may have been revoked."""
+    try:
+        await in_database(_administrator, request)
+    except (NotAuthenticated, Forbidden):
+        return False
+    return True
 
 
 def _administrator(request: HttpRequest) -> Actor:

@@ -9,7 +9,7 @@ from ninja import Header, Query, Router
 from psycopg_pool import PoolTimeout
 
 from tenantry.control.api import schemas
-from tenantry.control.api.authentication import AsyncBearer, Bearer
+from tenantry.control.api.authentication import AsyncBearer, Bearer, may_go_on
 from tenantry.control.api.parameters import BIGINT_MAX, PROBLEMS, Limit
 from tenantry.control.api.serializing import change, event, page
 from tenantry.control.changelog import queries
@@ -53,14 +53,15 @@ async def follow_events(
 ) -> HttpResponseBase:
     """Follow changes (`event: change`, whose id is the revision) and what nodes report (`event: report`).
 
-    Every change after the Last-Event-ID is sent, however long the connection was broken.
+    Every change after the Last-Event-ID is sent, however long the connection was broken. The stream ends
+    when its token is revoked.
     """
-    response = StreamingHttpResponse(_events(_parse_id(last_event_id)), content_type="text/event-stream")
+    response = StreamingHttpResponse(_events(request, _parse_id(last_event_id)), content_type="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
-async def _events(after: int | None) -> AsyncIterator[bytes]:
+async def _events(request: HttpRequest, after: int | None) -> AsyncIterator[bytes]:
     async with feed().subscribe() as subscription:
         yield f"retry: {RETRY_MS}\n\n".encode()
         _, revision = await in_database(queries.head)
@@ -68,6 +69,8 @@ async def _events(after: int | None) -> AsyncIterator[bytes]:
         last = revision if after is None or after > revision else after
         while True:
             try:
+                if not await may_go_on(request):
+                    return
                 rows = await in_database(queries.changes_after, last, BATCH)
             except (DatabaseError, PoolTimeout):
                 # The follower keeps its connection; the feed says when the database is back.

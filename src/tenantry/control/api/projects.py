@@ -7,7 +7,7 @@ from ninja import Query, Router
 
 from tenantry.control import logs
 from tenantry.control.api import schemas
-from tenantry.control.api.authentication import AsyncBearer, Bearer, actor
+from tenantry.control.api.authentication import AsyncBearer, Bearer, actor, may_go_on
 from tenantry.control.api.creating import created
 from tenantry.control.api.parameters import BIGINT_MAX, PROBLEMS, Cursor, IdempotencyKey, Limit, Name
 from tenantry.control.api.serializing import page
@@ -107,7 +107,7 @@ async def get_release_log(
         return text_response((await in_database(logs.tail, path, lines))[0])
 
     async def finished() -> bool:
-        return (await in_database(queries.release, name)).status in FINISHED
+        return (await in_database(queries.release, name)).status in FINISHED or not await may_go_on(request)
 
     return text_response(logs.follow(path, lines, finished))
 

@@ -7,7 +7,7 @@ from ninja import Query, Router, Status
 
 from tenantry.control import logs
 from tenantry.control.api import schemas
-from tenantry.control.api.authentication import AsyncBearer, Bearer, actor
+from tenantry.control.api.authentication import AsyncBearer, Bearer, actor, may_go_on
 from tenantry.control.api.creating import created
 from tenantry.control.api.parameters import PROBLEMS, Cursor, IdempotencyKey, IfMatch, Limit, Name
 from tenantry.control.api.parsing import parse_if_match
@@ -117,7 +117,7 @@ async def get_site_logs(
         return text_response((await in_database(logs.tail, path, lines))[0])
 
     async def finished() -> bool:
-        return not await in_database(queries.exists, slug)
+        return not await in_database(queries.exists, slug) or not await may_go_on(request)
 
     return text_response(logs.follow(path, lines, finished))
 
