@@ -11,6 +11,7 @@ from tenantry.node import vassal
 from tenantry.node.config import Config
 from tenantry.node.effects.files import read_link
 from tenantry.node.effects.host import build_document
+from tenantry.node.effects.terminal import forbid_typing
 from tenantry.node.errors import NodeError
 from tenantry.node.store import LastKnown
 from tenantry.sealing import Sealer
@@ -25,6 +26,8 @@ def run_command(config: Config, slug: Slug, argv: Sequence[str]) -> None:
     if "TERM" in os.environ:
         environment["TERM"] = os.environ["TERM"]
     vassal.become(dict(document))
+    if document["user"] is not None:  # else the site's code is the person's own user, who may do as much
+        forbid_typing()
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606
     except OSError as error:
