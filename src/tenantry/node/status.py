@@ -15,7 +15,7 @@ class NodeStatus:
     def __init__(self) -> None:
         self._epoch: str | None = None
         self._head = 0
-        self._pending: dict[Slug, int] = {}
+        self._pending: dict[Slug, tuple[int, int]] = {}  # the first and the latest revision not settled
         self._sites: dict[Slug, dict[str, Any]] = {}
         self._lines: dict[Slug, int] = {}
         self._digest = 0
@@ -31,7 +31,8 @@ class NodeStatus:
 
     def begin(self, slug: Slug, revision: int) -> None:
         """`slug` has to follow `revision`; the node's revision waits for it."""
-        self._pending.setdefault(slug, revision)
+        first, _ = self._pending.get(slug, (revision, revision))
+        self._pending[slug] = (first, revision)
 
     def knows(self, slug: Slug) -> bool:
         return slug in self._sites
@@ -47,7 +48,8 @@ class NodeStatus:
         settled: bool = True,
     ) -> None:
         """Note a site's state. `settled` False: it is still being worked on, the node's revision waits."""
-        if settled:
+        # What came meanwhile is not settled by the end of what was worked on when it came.
+        if settled and entry.revision >= self._pending.get(entry.slug, (0, 0))[1]:
             self._pending.pop(entry.slug, None)
         desired = entry.spec.generation if entry.spec else 0
         line = {
@@ -72,7 +74,7 @@ class NodeStatus:
     @property
     def revision(self) -> int:
         """Return the last revision of which nothing is left to do."""
-        return min([self._head, *(revision - 1 for revision in self._pending.values())])
+        return min([self._head, *(first - 1 for first, _ in self._pending.values())])
 
     @property
     def digest(self) -> str:
