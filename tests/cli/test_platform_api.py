@@ -526,6 +526,22 @@ def test_a_silent_node_is_a_failure_of_status_and_doctor(cli: Any, platform: Wor
     assert "agent.log" in done.out
 
 
+def test_status_succeeds_when_every_change_is_applied_and_only_then(cli: Any, platform: World) -> None:
+    from tenantry.control.changelog.queries import head
+    from tenantry.control.fleet.models import Node
+    from tenantry.control.sites.models import Site
+
+    Node.objects.update(last_contact=datetime.now(UTC), revision=head()[1])
+    assert cli("status").code == 0
+    Node.objects.update(revision=head()[1] - 1)
+    assert cli("status").code == 1
+    Node.objects.update(revision=head()[1])
+    create_served(cli, platform, "unlucky")
+    Node.objects.update(last_contact=datetime.now(UTC), revision=head()[1])
+    Site.objects.filter(slug="unlucky").update(status="failed")
+    assert cli("status").code == 1
+
+
 def test_events(cli: Any, platform: World) -> None:
     create_served(cli, platform, "eventful")
     listed = cli("event", "list", "--json", "--limit", "5").document()

@@ -54,7 +54,8 @@ def status(session: Session) -> None:
     state: Document = session.client.get(path("status"))
     nodes: list[Node] = session.client.items(path("nodes"))
     document = {**state, "nodes": nodes}
-    good = bool(nodes) and all(node["state"] == "ready" and not node["failed"] for node in nodes)
+    applied = bool(nodes) and all(node["state"] == "ready" and not node["lag"] for node in nodes)
+    good = applied and not any(node["failed"] for node in nodes) and not state["sites"].get("failed")
 
     def show() -> None:
         session.output.card([(name.replace("_", " "), value) for name, value in _facts(state)])
