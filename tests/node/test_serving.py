@@ -167,6 +167,15 @@ def test_a_newer_generation_ends_the_wait_for_a_hanging_one(serving: Node) -> No
     assert serving.reported("blog", revision, seconds=10)["generation"] == 3
 
 
+def test_sites_that_hang_while_they_start_do_not_hold_up_others(serving: Node) -> None:
+    serving.release("hang-1", "import time; time.sleep(50)\n")
+    count = 2 * (os.cpu_count() or 1)
+    for number in range(1, count + 1):
+        serving.put(serving.document(f"hang{number}", number, "hang-1"))
+    revision = serving.put(serving.document("blog", count + 1, "demo-1"))
+    serving.reported("blog", revision, seconds=20)
+
+
 def test_a_removed_site_leaves_only_its_data(serving: Node) -> None:
     serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
     pid = serving.page("blog.localhost")["pid"]

@@ -27,6 +27,7 @@ SITES_AT_ONCE = 64
 ROUNDS = 6  # of plan and apply for one site before it is called not converging
 CHECK_BATCH = 100  # sites compared before other tasks get a turn
 READ_RETRY_SECONDS = 1.0
+START_TURN_SECONDS = 3.0  # of a start's right to hold up others'
 
 
 class DesiredSource(Protocol):
@@ -256,9 +257,9 @@ class Reconciler:
         raise NotConverged(f"{slug} still differs after {ROUNDS} rounds")
 
     async def _apply(self, entry: Entry, observed: ObservedSite, plan: Plan) -> None:
-        starts = any(isinstance(action, WriteVassal) for action in plan.actions)
-        if starts:
-            await self._starts.acquire()
+        turn = _Turn(self._starts)
+        if any(isinstance(action, WriteVassal) for action in plan.actions):
+            await turn.take()
         try:
             for action in plan.actions:
                 if isinstance(action, AwaitReady):
@@ -274,8 +275,7 @@ class Reconciler:
         except _SupersededError:
             logger.info("%s: a newer state came while waiting", entry.slug)
         finally:
-            if starts:
-                self._starts.release()
+            turn.end()
 
     async def _await_ready(self, action: AwaitReady, spec: SiteSpec | None) -> None:
         task = asyncio.create_task(self._host.apply(action, spec))
@@ -356,6 +356,27 @@ def _is_ahead(observed: ObservedSite, spec: SiteSpec | None) -> bool:
     """Whether a generation newer than the desired one is on the node."""
     found = observed.documents | observed.vassals | ({observed.serving} if observed.serving else set())
     return spec is not None and max(found, default=0) > spec.generation
+
+
+class _Turn:
+    """One of the starts that may go on at once. It ends by itself after START_TURN_SECONDS, once however often asked.
+
+    Loading takes the processor for a few seconds; what takes longer waits for something, and others must not for it.
+    """
+
+    def __init__(self, starts: asyncio.Semaphore) -> None:
+        self._starts = starts
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def take(self) -> None:
+        await self._starts.acquire()
+        self._timer = asyncio.get_running_loop().call_later(START_TURN_SECONDS, self.end)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._starts.release()
 
 
 class _SupersededError(Exception):
