@@ -164,3 +164,21 @@ def test_a_site_cannot_keep_its_own_database(tenant_server: TenantServer, templa
         hostile.execute("ALTER DATABASE site_1 IS_TEMPLATE true CONNECTION LIMIT 0")
     databases.drop_site_database(tenant_server, 1)
     assert not databases.site_database_exists(tenant_server, 1)
+
+
+def test_a_site_that_takes_the_servers_locks_is_stopped(
+    tenant_server: TenantServer, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "LOCKS_MAX", 1_000)
+    for number in (1, 2):
+        provision_site_database(tenant_server, number, "secret", template)
+    take = "SELECT count(pg_advisory_lock(n)) FROM generate_series(1, %s::int) AS n"
+    with login(tenant_server, 1, "secret") as hostile, login(tenant_server, 2, "secret") as modest:
+        hostile.execute(take, (1_500,))
+        modest.execute(take, (500,))
+        assert databases.end_lock_hoarders(tenant_server) == ["site_1"]
+        with pytest.raises(psycopg.OperationalError):
+            hostile.execute("SELECT 1")
+        assert modest.execute("SELECT 1").fetchone() == (1,)
+    for number in (1, 2):
+        databases.drop_site_database(tenant_server, number)

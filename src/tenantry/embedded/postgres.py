@@ -73,6 +73,8 @@ def render_settings(home: Home, major: int) -> str:
         # Every site's user connects; who gets in is pg_hba.conf's and the passwords' affair.
         "unix_socket_permissions": "0777",
         "max_connections": "300",
+        # One table for all: 77,000 locks. The jobs worker ends a tenant's connection that holds 20,000.
+        "max_locks_per_transaction": "256",
         "shared_buffers": "128MB",
         "max_wal_size": "1GB",
         "password_encryption": "scram-sha-256",

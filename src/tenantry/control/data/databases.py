@@ -12,6 +12,7 @@ from tenantry.control.data.server import AdminConnection, TenantServer, execute,
 
 SITE_CONNECTIONS = 20  # of one site's role; PostgreSQL's default is 100 for all
 IDLE_IN_TRANSACTION_MINUTES = 5  # a forgotten transaction holds back vacuum for the site, and locks
+LOCKS_MAX = 20_000  # of one connection: a dump takes one for each table; the server has about 80,000 for all
 IDENTIFIER_MAX_BYTES = 63  # PostgreSQL cuts longer names silently, which would make two names one
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,24 @@ def seal_template(server: TenantServer, name: str) -> None:
 def drop_template(server: TenantServer, name: str) -> None:
     """Drop a template database and its role."""
     _drop(server, name)
+
+
+def end_lock_hoarders(server: TenantServer) -> list[str]:
+    """End the tenants' connections that hold more than LOCKS_MAX locks; returns their roles.
+
+    The table of locks is one for the whole server, and no role can be given a part of it: when it is full, every
+    site's statements fail.
+    """
+    query = (
+        "SELECT pid, usename::text FROM pg_stat_activity "
+        "JOIN (SELECT pid FROM pg_locks GROUP BY pid HAVING count(*) > %s) AS hoarder USING (pid) "
+        "WHERE usename ~ '^(site|tpl)_'"
+    )
+    with server.admin() as admin:
+        found = admin.execute(query, (LOCKS_MAX,)).fetchall()
+        for pid, _ in found:  # in a statement of its own: a condition's parts are evaluated in any order
+            admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    return [str(role) for _, role in found]
 
 
 def list_templates(server: TenantServer) -> list[str]:

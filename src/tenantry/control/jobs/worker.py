@@ -8,11 +8,14 @@ import contextlib
 import logging
 import signal
 
+import psycopg
 import redis
 from asgiref.sync import sync_to_async
 from procrastinate import App, utils
 from procrastinate.jobs import Status
+from psycopg_pool import PoolTimeout
 
+from tenantry.control.data.databases import end_lock_hoarders
 from tenantry.control.jobs.platform import Platform
 from tenantry.control.jobs.tasks import BUILDS, SITES
 
@@ -40,7 +43,7 @@ async def work(app: App, platform: Platform) -> int:
             asyncio.create_task(_serve(app, BUILDS, 1)),
         }
         asked = asyncio.create_task(stop.wait())
-        guard = asyncio.create_task(_guard_cache(platform))
+        guard = asyncio.create_task(_guard(platform))
         await asyncio.wait({*queues, asked}, return_when=asyncio.FIRST_COMPLETED)
         platform.stopping.set()
         for task in (*queues, asked, guard):
@@ -64,16 +67,24 @@ async def _serve(app: App, queue: str, concurrency: int) -> None:
     )
 
 
-async def _guard_cache(platform: Platform) -> None:
-    """End what blocks the sites' Redis, for as long as the worker runs."""
-    while platform.cache is not None:
-        try:
-            done = await sync_to_async(platform.cache.end_stuck_script, thread_sensitive=False)()
-        except redis.RedisError:
-            done = None  # away for the moment; what needs it says so
-        if done:
+async def _guard(platform: Platform) -> None:
+    """End what one site does to the servers that all share, for as long as the worker runs."""
+    while True:
+        for done in await sync_to_async(_end_hoarding, thread_sensitive=False)(platform):
             logger.warning(done)
         await asyncio.sleep(GUARD_SECONDS)
+
+
+def _end_hoarding(platform: Platform) -> list[str]:
+    """Return what was done. A server that is away for the moment is no matter: what needs it says so."""
+    done = []
+    with contextlib.suppress(redis.RedisError):
+        if platform.cache is not None and (said := platform.cache.end_stuck_script()):
+            done.append(said)
+    with contextlib.suppress(psycopg.Error, PoolTimeout):
+        roles = end_lock_hoarders(platform.server)
+        done += [f"a connection of {role} was ended: it held most of PostgreSQL's locks" for role in roles]
+    return done
 
 
 async def recover(app: App, platform: Platform) -> None:
