@@ -1,5 +1,7 @@
 """Templates and sites' databases on a real server, made by a role that is no superuser."""
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 
@@ -12,7 +14,7 @@ TEMPLATE = "tpl_demo_1"
 
 
 @pytest.fixture
-def template(tenant_server: TenantServer) -> str:
+def template(tenant_server: TenantServer) -> Iterator[str]:
     """A sealed template with a table, a row and a schema of the project's own."""
     password = databases.create_template(tenant_server, TEMPLATE)
     with psycopg.connect(tenant_server.access(TEMPLATE, password).url, autocommit=True) as connection:
@@ -21,7 +23,8 @@ def template(tenant_server: TenantServer) -> str:
         connection.execute("CREATE SCHEMA extra CREATE TABLE extra.thing (id int)")
         connection.execute("CREATE EXTENSION IF NOT EXISTS hstore")
     databases.seal_template(tenant_server, TEMPLATE)
-    return TEMPLATE
+    yield TEMPLATE
+    databases.drop_template(tenant_server, TEMPLATE)
 
 
 def login(server: TenantServer, number: int, password: str) -> "psycopg.Connection[tuple[object, ...]]":
