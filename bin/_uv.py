@@ -143,6 +143,10 @@ def _install(interruption: Interruption, uv: Path, venv: Path, python: str, argu
     if _base_of(venv) != _base_of_interpreter(Path(python)):
         command = [str(uv), "venv", "--quiet", "--clear", "--no-project", "--python", python, str(venv)]
         run_command(interruption, command, what=f"Making {venv}", limit=_LIMIT, environment=_environment())
+    # uv makes its lock for everybody, and a site's code that holds it would stop every renewal.
+    lock = venv / ".lock"
+    lock.unlink(missing_ok=True)
+    lock.touch(mode=0o600)
     with locked_requirements(interruption, uv, arguments) as requirements:
         command = [str(uv), "pip", "sync", "--quiet", "--python", str(venv / "bin" / "python"), str(requirements)]
         run_command(

@@ -104,6 +104,9 @@ def test_a_site_reaches_its_own_files_and_no_others(platform: Any, root: None) -
         home / "data/beta/media",
         home / "secrets/control.json",
         home / "secrets/platform.key",
+        # Who can open a lock can hold it, and with it every up, down and renewal.
+        home / "lock",
+        home / "venv/.lock",
         home / "secrets/admin-password",
         home / "client.json",
         home / "postgres/data",
