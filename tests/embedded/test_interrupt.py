@@ -1,5 +1,7 @@
 """Ctrl-C at many moments of a first `bin/up`: nothing runs afterwards, and the next one is not hindered."""
 
+import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -22,9 +24,13 @@ MOMENTS_SECONDS = (0.0, 0.3, 1.0, 2.5, 6.0)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free together with the next one, outside of those that the kernel hands out by itself."""
+    while True:
+        port = random.randrange(20_000, 32_000, 2)
+        with socket.socket() as one, socket.socket() as next_one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            next_one.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def answers_signals(pid: int) -> bool:

@@ -1,6 +1,8 @@
 """A node of real parts: PostgreSQL with a double of agent_v1, nginx, the emperor, the agent, in an own directory."""
 
+import atexit
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -99,6 +101,27 @@ def reachable_python() -> str | None:
 def _world_executable(path: str) -> bool:
     parents = [Path(path), *Path(path).parents]
     return all(p.stat().st_mode & 0o001 for p in parents)
+
+
+@functools.cache
+def borrowed_packages() -> list[str]:
+    """Return the directories of what a release needs to run, readable by every user.
+
+    They are the test run's own; where its directory is closed to others (a checkout below /root), copies of them.
+    """
+    own = [SITE_PACKAGES, ROOT / "library" / "src"]
+    if not AS_ROOT or all(_world_executable(str(path)) for path in own):
+        return [str(path) for path in own]
+    copies = Path(tempfile.mkdtemp(prefix="tn-packages-"))
+    atexit.register(shutil.rmtree, copies, ignore_errors=True)
+    copies.chmod(0o755)
+    wanted = [*(SITE_PACKAGES / name for name in ("django", "asgiref", "sqlparse")), *SITE_PACKAGES.glob("*pyuwsgi*")]
+    for source in [*wanted, ROOT / "library" / "src" / "django_tenantry"]:
+        if source.is_dir():
+            shutil.copytree(source, copies / source.name, ignore=shutil.ignore_patterns("__pycache__", "locale"))
+        else:
+            shutil.copy2(source, copies / source.name)
+    return [str(copies)]
 
 
 class Postgres:
@@ -246,7 +269,7 @@ class Node:
         venv = [python, "-m", "venv", "--without-pip", "--symlinks", str(directory / "venv")]
         subprocess.run(venv, check=True, timeout=60)
         packages = next((directory / "venv" / "lib").glob("python3.*/site-packages"))
-        (packages / "borrowed.pth").write_text(f"{SITE_PACKAGES}\n{ROOT / 'library' / 'src'}\n")
+        (packages / "borrowed.pth").write_text("".join(f"{path}\n" for path in borrowed_packages()))
 
     def document(self, slug: str, number: int, release: str, **changes: Any) -> dict[str, Any]:
         environment = changes.pop("environment", {})
