@@ -50,7 +50,8 @@ def test_without_the_database_sites_serve_and_the_agent_starts_from_what_it_reme
 def test_a_damaged_memory_is_no_reason_to_remove_anything(serving: Node) -> None:
     two_sites(serving)
     state = serving.home / "state"
-    wait_until(lambda: '"revision": 2' in (state / "head.json").read_text())
+    head = state / "head.json"
+    wait_until(lambda: head.exists() and '"revision": 2' in head.read_text())
     cut_connections(serving, False)
     serving.stop("agent")
     (state / "sites" / "one.json").write_text("{torn")

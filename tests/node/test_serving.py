@@ -219,7 +219,8 @@ def test_a_change_that_was_not_announced_is_found_by_polling(serving: Node) -> N
 def test_changes_made_while_the_agent_was_away_are_caught_up(serving: Node) -> None:
     serving.reported("one", serving.put(serving.document("one", 1, "demo-1")))
     serving.reported("two", serving.put(serving.document("two", 2, "demo-1")))
-    wait_until(lambda: json.loads((serving.home / "state" / "head.json").read_text())["revision"] >= 2)
+    head = serving.home / "state" / "head.json"
+    wait_until(lambda: head.exists() and json.loads(head.read_text())["revision"] >= 2)
     serving.stop("agent")
     gone = serving.put({"slug": "one", "present": False})
     new = serving.put(serving.document("three", 3, "demo-1"))
