@@ -36,6 +36,18 @@ def test_a_second_cut_replaces_the_older_piece(tmp_path: Path) -> None:
     assert (tmp_path / "blog.log.1").read_bytes() == b"second"
 
 
+def test_a_log_is_emptied_also_when_its_copy_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "blog.log"
+    log.write_bytes(b"x" * 50)
+    (tmp_path / "blog.log.1").mkdir()
+    assert trim_log(log, 10) is True
+    assert log.stat().st_size == 0, "on a full disk it would stay full"
+    assert "blog.log is emptied without a copy" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blog.log", "blog.log.1"]
+
+
 def test_a_link_in_a_logs_place_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"x" * 50)

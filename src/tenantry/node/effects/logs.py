@@ -1,7 +1,8 @@
 """Logs that grow for ever do not: the sites' and nginx's are cut at a size, with one older piece kept.
 
 Whoever writes a log keeps its descriptor open and appends, so a log is copied and emptied in place rather than
-renamed: no process has to be told. Lines written between the two steps are lost; nothing else is.
+renamed: no process has to be told. Lines written between the two steps are lost; all of it is where there is no room
+for the copy, since a full disk stops every site.
 """
 
 import asyncio
@@ -33,8 +34,8 @@ async def trim_for_ever(layout: Layout) -> None:
 def trim_log(path: Path, limit_bytes: int) -> bool:
     """Move what a log of at least `limit_bytes` holds to `<name>.1` (its last `limit_bytes`) and empty it.
 
-    Returns whether it did. A link in the log's place is an error: its directory belongs to the agent's user, so a
-    link there was put by somebody else.
+    Returns whether it did. It is emptied also when the older piece cannot be kept. A link in the log's place is an
+    error: its directory belongs to the agent's user, so a link there was put by somebody else.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -45,9 +46,16 @@ def trim_log(path: Path, limit_bytes: int) -> bool:
         if found.st_size < limit_bytes:
             return False
         log.seek(-limit_bytes, os.SEEK_END)
-        older = path.with_name(f"{path.name}.1")
-        write_file(older, log.read(limit_bytes), mode=_LOG_MODE)
-        if os.geteuid() == 0:
-            os.chown(older, 0, found.st_gid, follow_symlinks=False)  # control may show it; the site has no use for it
+        try:
+            _keep_older(path.with_name(f"{path.name}.1"), log.read(limit_bytes), found.st_gid)
+        except OSError as error:
+            # Most likely the disk is full, and this log is what fills it.
+            logger.warning("%s is emptied without a copy: %s", path, error.strerror)
         log.truncate(0)
     return True
+
+
+def _keep_older(path: Path, content: bytes, gid: int) -> None:
+    write_file(path, content, mode=_LOG_MODE)
+    if os.geteuid() == 0:
+        os.chown(path, 0, gid, follow_symlinks=False)  # control may show it; the site has no use for it
