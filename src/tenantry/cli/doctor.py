@@ -43,9 +43,9 @@ class Finding:
 
 @command(app, "doctor", example="tenantry doctor --json")
 def doctor(session: Session) -> None:
-    """Check the platform and this machine; say what to do about what is wrong.
+    """Check the platform and this machine.
 
-    Exit code 1 when a check failed; warnings alone are no failure.
+    Says what to do about what is wrong. Exit code 1 when a check failed; warnings alone are no failure.
     """
     findings = list(examine(session))
     document = {"ok": all(one.state != "failed" for one in findings), "findings": [asdict(one) for one in findings]}

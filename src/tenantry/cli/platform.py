@@ -41,7 +41,9 @@ def up(
 
 @command(app, "down", example="tenantry down", speaks_json=False)
 def down(session: Session) -> None:
-    """Stop everything that «up» started in this home, and nothing else. Data stays."""
+    """Stop what «up» started in this home.
+
+    That and nothing else; data stays."""
     _become("down", session, [])
 
 
@@ -82,7 +84,9 @@ def status(session: Session) -> None:
 
 @command(app, "whoami", example="tenantry whoami")
 def whoami(session: Session) -> None:
-    """Show who the platform takes you for, and where the token comes from."""
+    """Show who you are to the platform.
+
+    And where the token comes from."""
     who: Document = session.client.get(path("whoami"))
     connection = session.client.connection
     pairs = [*_facts(who), ("platform", connection.url), ("token from", connection.source)]

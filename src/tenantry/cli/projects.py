@@ -10,7 +10,7 @@ from tenantry.cli import names
 from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun, parse_environment
 from tenantry.cli.documents import Document, Project, Release
-from tenantry.cli.errors import UsageProblem
+from tenantry.cli.errors import UsageProblem, WorkFailed
 from tenantry.cli.names import ProjectArgument
 from tenantry.cli.output import ago
 from tenantry.cli.waiting import BUILD_SECONDS, Timeout, Wait, wait_for_release
@@ -65,7 +65,11 @@ def add(
     project: Project = session.client.post(path("projects"), document)
     release = _newest_release(session, project["name"])
     if wait and release is not None:
-        wait_for_release(session.client, release["name"], session.output, seconds=timeout)
+        try:
+            wait_for_release(session.client, release["name"], session.output, seconds=timeout)
+        except WorkFailed as error:
+            again = f"Was the path or an option wrong? «tenantry project remove {project['name']}», then add it again."
+            raise WorkFailed(str(error), f"{error.advice} {again}", error.log) from error
         project = session.client.get(path("projects", project["name"]))
 
     def show() -> None:

@@ -189,14 +189,14 @@ def delete(
         str | None,
         typer.Option("--confirm", metavar="SLUG", help="The slug again, not to be asked.", show_default=False),
     ] = None,
-    dump: Annotated[bool, typer.Option("--dump/--no-dump", help="Keep a last dump of its database.")] = True,
+    dump: Annotated[bool, typer.Option("--dump/--no-dump", help="Keep a last dump of its database and media.")] = True,
     wait: Wait = False,
     timeout: Timeout = DUMP_SECONDS,
 ) -> None:
     """Delete a site, its database, its cache and its files. Asks for the slug; keeps a last database dump."""
     name = names.site(slug)
     if confirm is None:
-        kept = "A last dump of its database is kept." if dump else "NO dump of its database is kept."
+        kept = "A last dump of both is kept." if dump else "NO dump of them is kept."
         session.output.remark(f"This deletes the site {name}, its database and its uploaded files. {kept}")
         confirm = session.ask(f"Type {name} to go on", "--confirm")
     if confirm != name:

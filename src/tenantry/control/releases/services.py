@@ -71,7 +71,8 @@ def add_project(actor: Actor, request: ProjectRequest) -> Project:
                     last_release=_last_release_of_namesake(name),
                 )
         except IntegrityError as error:
-            raise InvalidInput.of("name", f"There is a project «{name}» already; choose another name.") from error
+            message = f"There is a project «{name}» already; choose another name, or remove it first."
+            raise InvalidInput.of("name", message) from error
         release = _queue_release(project)
         append(ChangeType.PROJECT_CREATED, actor=actor.name, project=name, metadata={"release": release.name})
     return project
