@@ -41,6 +41,9 @@ WORKER_DEATHS = 3
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 BACKLOG_MAX = 1024
 LOG_TAIL_BYTES = 4096
+# After these the kernel's table is read anew, also when they failed. It lists the whole machine's sockets: reading it
+# after every action would cost most where many sites change at once.
+_CHANGES_SOCKETS = (WriteVassal, AwaitReady, RemoveGeneration)
 
 
 class LocalHost:
@@ -82,6 +85,9 @@ class LocalHost:
             await self._apply(action, spec)
         except OSError as error:
             raise Transient(f"{type(action).__name__}: {error.strerror}: {error.filename}") from error
+        finally:
+            if isinstance(action, _CHANGES_SOCKETS):
+                self._sockets_at = float("-inf")
 
     async def _apply(self, action: Action, spec: SiteSpec | None) -> None:
         directory = self._layout.site(action.slug)
@@ -114,7 +120,6 @@ class LocalHost:
                 _remove_directory(directory)
             case _:
                 raise NodeError(f"an action nobody knows: {action}")
-        self._sockets_at = float("-inf")
 
     def _prepare(self, spec: SiteSpec) -> None:
         """The site's directory: root's, nginx may look. Its data: root's shell around three places of the site's."""

@@ -1,0 +1,78 @@
+"""How often this machine's table of sockets is read."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node_lab import make_spec
+
+from tenantry.node.config import parse_config
+from tenantry.node.effects import host as host_module
+from tenantry.node.effects.host import LocalHost
+from tenantry.node.errors import NodeError
+from tenantry.node.planner import Action, AwaitReady, RemoveGeneration, SetLink, Switch, WriteVassal
+from tenantry.sealing import generate_key
+from tenantry.spec.names import Slug
+
+BLOG = Slug("blog")
+UNUSED = 7  # a generation that nothing serves
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory short enough for a home, with the places of one site."""
+    directory = Path(tempfile.mkdtemp(prefix="tn", dir="/tmp"))
+    for name in ("run/hosts", "run/vassals", "run/sites/blog", "logs/sites"):
+        (directory / name).mkdir(parents=True)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
+    """No reading of the table gets too old during a test."""
+    monkeypatch.setattr(host_module, "SOCKETS_FRESH_SECONDS", 3600.0)
+    config = parse_config(
+        {
+            "home": str(home),
+            "node": "n",
+            "dsn": "dbname=x",
+            "platform_key": generate_key(),
+            "bind": "127.0.0.1",
+            "http_port": 8080,
+            "uid_base": None,
+            "nginx_group": None,
+            "tenant_database": {"host": "/srv/pg", "port": 5432},
+        }
+    )
+    return LocalHost(config, ready_seconds=0.01)
+
+
+def listening_after(host: LocalHost, home: Path, action: Action) -> frozenset[int]:
+    """Return who is seen to listen after `action`, when generation 2 came between the last look and it."""
+    assert host.observe(BLOG, None).listening == frozenset()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "run/sites/blog/2.sock"))
+        listener.listen()
+        with contextlib.suppress(NodeError):  # no emperor runs here: some actions fail
+            asyncio.run(host.apply(action, make_spec(UNUSED)))
+        return host.observe(BLOG, None).listening
+
+
+@pytest.mark.parametrize(
+    "action", [WriteVassal(BLOG, UNUSED), AwaitReady(BLOG, UNUSED), RemoveGeneration(BLOG, UNUSED)], ids=str
+)
+def test_sockets_are_read_again_after_what_changes_them_also_when_it_failed(
+    host: LocalHost, home: Path, action: Action
+) -> None:
+    assert listening_after(host, home, action) == {2}
+
+
+@pytest.mark.parametrize("action", [SetLink(BLOG, "static", "/srv"), Switch(BLOG, UNUSED)], ids=str)
+def test_other_actions_do_not_read_the_machines_sockets_again(host: LocalHost, home: Path, action: Action) -> None:
+    assert listening_after(host, home, action) == frozenset()
