@@ -1,6 +1,9 @@
 """Projects and releases: added, built, failed, activated, removed."""
 
+from dataclasses import replace
+
 import pytest
+from django.conf import settings
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from tenantry.control.access.actors import Actor
@@ -32,6 +35,21 @@ def test_a_project_is_added_with_its_first_build_in_one_transaction(api: Api) ->
     assert (release["name"], release["status"]) == ("shop-1", "queued")
     job = ProcrastinateJob.objects.get()
     assert (job.task_name, job.args, job.lock) == ("build_release", {"release_name": "shop-1"}, "project-1")
+    assert types() == ["project.created"]
+
+
+def test_a_project_past_the_homes_user_ids_is_refused_and_leaves_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "TENANTRY", replace(settings.TENANTRY, uid_base=1_900_000_000))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval(pg_get_serial_sequence('project', 'number'), 9998)")
+    assert api("POST", "/projects", {"name": "last", "source": "/srv/last"}).json()["number"] == 9_999
+    response = api("POST", "/projects", {"name": "shop", "source": "/srv/shop"})
+    assert response.status_code == 409
+    assert "no user id for project number 10000" in response.json()["detail"]
+    assert [project.name for project in Project.objects.all()] == ["last"]
+    assert ProcrastinateJob.objects.count() == 1
     assert types() == ["project.created"]
 
 
@@ -108,3 +126,26 @@ def test_reports_of_removed_releases_are_refused(api: Api, project: str) -> None
     services.start_release_step("demo-1", "venv")
     with pytest.raises(NotFound):
         services.finish_release("demo-1", FACTS)
+
+
+SSH_SOURCES = ["ssh://git@git.example.org/shop.git", "git@git.example.org:shop.git", "git+ssh://git@example.org/shop"]
+
+
+@pytest.mark.parametrize("source", SSH_SOURCES)
+def test_where_builds_have_users_of_their_own_ssh_is_refused_with_the_way_out(
+    api: Api, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(settings, "TENANTRY", replace(settings.TENANTRY, uid_base=1_900_000_000))
+    response = api("POST", "/projects", {"name": "shop", "source": source})
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["field"] == "source"
+    assert "Clone the repository yourself and give the directory, or give an https URL" in error["message"]
+    assert not Project.objects.exists()
+    assert api("POST", "/projects", {"name": "shop", "source": "https://example.org/shop.git"}).status_code == 201
+
+
+@pytest.mark.parametrize("source", SSH_SOURCES)
+def test_an_ordinary_users_platform_takes_ssh(api: Api, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr(settings, "TENANTRY", replace(settings.TENANTRY, uid_base=None))
+    assert api("POST", "/projects", {"name": "shop", "source": source}).status_code == 201

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
@@ -14,13 +15,16 @@ from tenantry.control.deferral import defer
 from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import sealer
+from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, parse_environment
 from tenantry.spec.names import Slug, parse_module, parse_slug, parse_wsgi
+from tenantry.spec.users import project_uid
 
 SOURCE_MAX = 2_000  # characters of a path or URL
 _PYTHON = re.compile(r"3\.\d{1,2}(?:\.\d{1,3})?\Z")
 _PASSWORD = re.compile(r"(?:git\+)?(?:https?://[^/\s]*@|[a-z]+://[^/\s]*:[^/\s]*@)")  # a token is often the user's name
 _GIT = re.compile(r"(?:https?|ssh|git|file)://[^\s]+\Z|[\w.-]+@[\w.-]+:[^\s]+\Z|git\+[^\s]+\Z")
+_SSH = re.compile(r"(?:git\+)?ssh://|[\w.-]+@[\w.-]+:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,10 @@ class ReleaseFacts:
 
 
 def add_project(actor: Actor, request: ProjectRequest) -> Project:
-    """Add a project and queue its first release; returns the project. Raises `InvalidInput`."""
+    """Add a project and queue its first release; returns the project.
+
+    Raises `InvalidInput`, and `Conflict` when the home has no user id left for it.
+    """
     require_admin(actor)
     name = _checked(request)
     with act():
@@ -73,6 +80,7 @@ def add_project(actor: Actor, request: ProjectRequest) -> Project:
         except IntegrityError as error:
             message = f"There is a project «{name}» already; choose another name, or remove it first."
             raise InvalidInput.of("name", message) from error
+        check_user_id(project_uid, project.number)
         release = _queue_release(project)
         append(ChangeType.PROJECT_CREATED, actor=actor.name, project=name, metadata={"release": release.name})
     return project
@@ -182,6 +190,13 @@ def _checked(request: ProjectRequest) -> Slug:
             "source",
             "A password or token in the URL would be stored and shown to everybody. Clone the repository yourself and "
             "give the directory.",
+        )
+    elif settings.TENANTRY.uid_base is not None and _SSH.match(source):
+        # ssh refuses a user without an entry in the machine's user database, and such a user has no keys.
+        parser.refuse(
+            "source",
+            "Builds here run as users of their own, who cannot use ssh or anybody's keys. Clone the repository "
+            "yourself and give the directory, or give an https URL that needs no login.",
         )
     if request.settings:
         parser.take(parse_module, request.settings, field="settings")
