@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from tenantry.control.access.actors import Actor

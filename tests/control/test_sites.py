@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,24 @@ def test_a_create_that_fails_leaves_nothing(api: Api, make_site: MakeSite, monke
     assert api("POST", "/sites", {"slug": "blog", "project": "demo"}).status_code == 500
     assert (ProcrastinateJob.objects.count(), last_change().revision) == (jobs, head)
     assert not Site.objects.exists()
+
+
+@pytest.mark.parametrize(("base", "last"), [(1_900_000_000, 79_999), (20_000, 4_999)])
+def test_a_site_past_the_homes_user_ids_is_refused_and_leaves_nothing(
+    api: Api, project: str, monkeypatch: pytest.MonkeyPatch, base: int, last: int
+) -> None:
+    monkeypatch.setattr(settings, "TENANTRY", replace(settings.TENANTRY, uid_base=base))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval(pg_get_serial_sequence('site', 'number'), %s)", [last - 1])
+    assert api("POST", "/sites", {"slug": "last", "project": "demo"}).json()["number"] == last
+    jobs, head = ProcrastinateJob.objects.count(), last_change().revision
+    body = {"slug": "blog", "project": "demo", "hostnames": ["blog.localhost"]}
+    response = api("POST", "/sites", body)
+    assert response.status_code == 409
+    assert f"no user id for site number {last + 1}" in response.json()["detail"]
+    assert (ProcrastinateJob.objects.count(), last_change().revision) == (jobs, head)
+    assert [site.slug for site in Site.objects.all()] == ["last"]
+    assert not Hostname.objects.filter(name="blog.localhost").exists()
 
 
 def test_secrets_are_random_sealed_and_never_shown(api: Api, make_site: MakeSite) -> None:
@@ -328,8 +347,6 @@ def test_the_same_create_twice_at_once_is_done_once(api: Api, project: str, toke
 
 
 def test_the_url_is_where_a_visitor_finds_it(make_site: MakeSite, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     make_site("blog", hostnames=["b.localhost", "a.localhost"])
     make_site("bare")
     monkeypatch.setattr(settings, "TENANTRY", replace(settings.TENANTRY, http_port=8080))

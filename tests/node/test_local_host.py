@@ -1,4 +1,4 @@
-"""How often this machine's table of sockets is read."""
+"""This machine as the reconciler sees it: how often its sockets are read, what an action answers when it cannot be."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,17 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from node_lab import make_spec
 
-from tenantry.node.config import parse_config
+from tenantry.node.config import Config, parse_config
 from tenantry.node.effects import host as host_module
 from tenantry.node.effects.host import LocalHost
-from tenantry.node.errors import NodeError
-from tenantry.node.planner import Action, AwaitReady, RemoveGeneration, SetLink, Switch, WriteVassal
+from tenantry.node.errors import NodeError, NotReady
+from tenantry.node.planner import Action, AwaitReady, PrepareSite, RemoveGeneration, SetLink, Switch, WriteVassal
 from tenantry.sealing import generate_key
 from tenantry.spec.names import Slug
 
@@ -37,7 +38,11 @@ def home() -> Iterator[Path]:
 def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
     """No reading of the table gets too old during a test."""
     monkeypatch.setattr(host_module, "SOCKETS_FRESH_SECONDS", 3600.0)
-    config = parse_config(
+    return LocalHost(make_config(home), ready_seconds=0.01)
+
+
+def make_config(home: Path) -> Config:
+    return parse_config(
         {
             "home": str(home),
             "node": "n",
@@ -50,7 +55,6 @@ def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> LocalHost:
             "tenant_database": {"host": "/srv/pg", "port": 5432},
         }
     )
-    return LocalHost(config, ready_seconds=0.01)
 
 
 def listening_after(host: LocalHost, home: Path, action: Action) -> frozenset[int]:
@@ -76,3 +80,10 @@ def test_sockets_are_read_again_after_what_changes_them_also_when_it_failed(
 @pytest.mark.parametrize("action", [SetLink(BLOG, "static", "/srv"), Switch(BLOG, UNUSED)], ids=str)
 def test_other_actions_do_not_read_the_machines_sockets_again(host: LocalHost, home: Path, action: Action) -> None:
     assert listening_after(host, home, action) == frozenset()
+
+
+def test_a_site_without_a_user_id_of_its_own_is_never_started(home: Path) -> None:
+    host = LocalHost(replace(make_config(home), uid_base=1_900_000_000))
+    spec = replace(make_spec(), number=80_000)
+    with pytest.raises(NotReady, match="no user id for site number 80000"):
+        asyncio.run(host.apply(PrepareSite(BLOG), spec))

@@ -20,6 +20,7 @@ from tenantry.embedded.postgres import postgres_command, probe_postgres, worker_
 from tenantry.embedded.programs import need_program
 from tenantry.embedded.redis import as_user, probe_redis, redis_command
 from tenantry.embedded.supervision import Program, State
+from tenantry.spec.users import CONTROL
 
 # In the order of starting; stopping goes the other way. A group starts when the one before is ready.
 STORES = ("postgres", "redis")
@@ -49,7 +50,7 @@ def make_programs(platform: Platform) -> list[Program]:
     python = str(home.python)
     control_file = str(home.secrets / "control.json")
     control = [
-        *as_user(config, 1),
+        *as_user(config, CONTROL),
         *(str(home.venv / "bin" / "granian"), "--interface", "asgi", "--host", "127.0.0.1"),
         *("--port", str(config.control_port), "--workers", "1", "--no-ws"),
         # The dashboard holds a stream of events open, which would keep a stopping worker waiting.

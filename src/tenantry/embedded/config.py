@@ -13,15 +13,12 @@ from tenantry.embedded.files import read_json, write_json
 from tenantry.embedded.home import Home
 from tenantry.embedded.network import check_port
 from tenantry.embedded.options import DEFAULT_HTTP_PORT
+from tenantry.spec.users import RANGE_SIZE, SMALL_BASE, range_size
 
 VERSION = 1
 # One range for each home. systemd's list of uid ranges leaves 1,879,048,192 to 2,147,483,647 to nobody.
-RANGE_SIZE = 100_000
 _FIRST_UID = 1_879_100_000
 _RANGES = (2_147_483_647 - _FIRST_UID) // RANGE_SIZE
-# Inside a container with a small uid map: sites count up from base + 20,000, so this leaves room for some thousands.
-SMALL_BASE = 20_000
-_SMALL_SIZE = 25_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +107,9 @@ def choose_uid_base(root: Path) -> int | None:
     digest = hashlib.sha256(os.fsencode(root)).digest()
     base = _FIRST_UID + int.from_bytes(digest[:8], "big") % _RANGES * RANGE_SIZE
     maps = [Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid")]
-    if all(_is_mapped(text, base, RANGE_SIZE) for text in maps):
+    if all(_is_mapped(text, base, range_size(base)) for text in maps):
         return base
-    if all(_is_mapped(text, SMALL_BASE, _SMALL_SIZE) for text in maps):
+    if all(_is_mapped(text, SMALL_BASE, range_size(SMALL_BASE)) for text in maps):
         return SMALL_BASE
     raise HomeUnusable(
         "This container maps too few user ids to give each site its own. "

@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from tenantry.embedded.config import Config
 from tenantry.embedded.files import read_json, write_file, write_json
 from tenantry.embedded.home import Home
+from tenantry.spec.users import control_uid
 
 SUPERUSER = "tenantry_super"
 CONTROL_ROLE = "tenantry_control"
@@ -62,7 +63,7 @@ def write_reader_files(home: Home, config: Config, credentials: Credentials, pos
     """Write the files of control, jobs and the agent, each owned by its reader, 0600."""
     control = control_document(home, config, credentials, postgres_bin, CONTROL_ROLE)
     jobs = control_document(home, config, credentials, postgres_bin, JOBS_ROLE)
-    owner = None if config.uid_base is None else config.uid_base + 1
+    owner = None if config.uid_base is None else control_uid(config.uid_base)
     write_json(home.secrets / "control.json", control, 0o600, owner)
     write_json(home.secrets / "jobs.json", jobs, 0o600)
     write_json(home.secrets / "agent.json", agent_document(home, config, credentials), 0o600)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tenantry.embedded.errors import HomeUnusable
 from tenantry.embedded.files import make_directory
+from tenantry.spec.users import control_uid, redis_uid
 
 # A unix socket's path ends at 107 bytes; the longest of ours is <home>/run/sites/<slug of 40>/<generation>.sock.
 MAX_PATH_BYTES = 46
@@ -137,12 +138,12 @@ def make_layout(home: Home, uid_base: int | None) -> None:
     for path in (home.etc, home.root / "postgres", home.root / "cache", home.wheels):
         make_directory(path, 0o755)
     # The access log has every site's URLs in it: for control to show, for no site to read.
-    make_directory(home.logs, 0o750, None if uid_base is None else (0, uid_base + 1))
+    make_directory(home.logs, 0o750, None if uid_base is None else (0, control_uid(uid_base)))
     # Others may pass through to the one file they own, and see no list of names.
     make_directory(home.secrets, 0o711)
     home.run.mkdir(mode=0o755, exist_ok=True)
     (home.logs / "builds").mkdir(mode=0o755, exist_ok=True)
-    redis = None if uid_base is None else (uid_base + 2, uid_base + 2)
+    redis = None if uid_base is None else (redis_uid(uid_base), redis_uid(uid_base))
     make_directory(home.root / "redis", 0o755, redis)
     make_directory(home.root / "redis" / "data", 0o700, redis)
 

@@ -20,9 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenantry.embedded.config import RANGE_SIZE, SMALL_BASE, Config
+from tenantry.embedded.config import Config
 from tenantry.embedded.files import read_json, write_json
 from tenantry.embedded.home import Home
+from tenantry.spec.users import SMALL_BASE, range_size
 
 MARK = "TENANTRY_SUPERVISED"
 
@@ -168,7 +169,7 @@ def _works_in(place: Path, directory: Path) -> bool:
 def _has_uid(place: Path, base: int) -> bool:
     for line in _read(place / "status").splitlines():
         if line.startswith(b"Uid:"):
-            return any(base <= int(word) < base + RANGE_SIZE for word in line.split()[1:])
+            return any(base <= int(word) < base + range_size(base) for word in line.split()[1:])
     return False
 
 

@@ -9,6 +9,7 @@ from tenantry.embedded.credentials import REDIS_ADMIN, Credentials, redis_socket
 from tenantry.embedded.files import write_file
 from tenantry.embedded.home import Home
 from tenantry.embedded.programs import need_program
+from tenantry.spec.users import REDIS, redis_uid
 
 _TIMEOUT_SECONDS = 2
 
@@ -18,7 +19,7 @@ def prepare_redis(home: Home, config: Config, credentials: Credentials, *, runni
 
     While the server runs the access list is its own: it writes it, and a user added meanwhile would be lost here.
     """
-    owner = None if config.uid_base is None else config.uid_base + 2
+    owner = None if config.uid_base is None else redis_uid(config.uid_base)
     write_file(home.etc / "redis.conf", render_settings(home))
     if running:
         return
@@ -65,7 +66,7 @@ def redis_command(home: Home, config: Config) -> list[str]:
     server = str(need_program("redis-server", "redis-server"))
     # It writes the access list anew, with its own umask: no site may read the others' password hashes.
     private = ["/bin/sh", "-c", 'umask 077 && exec "$0" "$@"']
-    return [*as_user(config, 2), *private, server, str(home.etc / "redis.conf")]
+    return [*as_user(config, REDIS), *private, server, str(home.etc / "redis.conf")]
 
 
 def as_user(config: Config, offset: int) -> list[str]:

@@ -12,11 +12,7 @@ from typing import Any, TypeVar
 
 from tenantry.node.errors import ConfigError
 from tenantry.node.layout import Layout, home_problem
-
-# Ranges inside a home's 100,000 uids. A uid is also the gid of the same number.
-CONTROL_UID = 1
-PROJECT_UIDS = 10_000
-SITE_UIDS = 20_000
+from tenantry.spec.users import control_uid, project_uid, site_uid
 
 _T = TypeVar("_T")
 
@@ -53,11 +49,14 @@ class Config:
         return Layout(self.home)
 
     def owner(self, site_number: int, project_number: int) -> Owner | None:
-        """Return who site `site_number` runs as, or None when the agent cannot change user."""
+        """Return who site `site_number` runs as, or None when the agent cannot change user.
+
+        `UserIdsExhausted` when it or its project has no user id of its own.
+        """
         if self.uid_base is None:
             return None
-        uid = self.uid_base + SITE_UIDS + site_number
-        return Owner(uid, uid, self.uid_base + PROJECT_UIDS + project_number)
+        uid = site_uid(self.uid_base, site_number)
+        return Owner(uid, uid, project_uid(self.uid_base, project_number))
 
     def nginx_gid(self) -> int | None:
         """Return the gid of nginx's workers, or None when nginx runs as the agent's own user."""
@@ -70,7 +69,7 @@ class Config:
 
     def control_gid(self) -> int | None:
         """Return the gid of control, which reads the sites' logs."""
-        return None if self.uid_base is None else self.uid_base + CONTROL_UID
+        return None if self.uid_base is None else control_uid(self.uid_base)
 
 
 def read_config(path: Path) -> Config:

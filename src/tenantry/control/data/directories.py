@@ -11,6 +11,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenantry.spec.users import site_uid
+
 WEB_GROUPS = ("www-data", "nginx")  # Debian's, others'
 
 
@@ -27,10 +29,13 @@ class SiteOwner:
 
 
 def site_owner(uid_base: int | None, number: int) -> SiteOwner:
-    """Return who owns the data of site `number`: uid = gid = U + 20,000 + number; media's group is the web server's."""
+    """Return who owns the data of site `number`: its own uid and gid; the group of its media is the web server's.
+
+    `UserIdsExhausted` when the home's range has no user id for that number.
+    """
     if uid_base is None:
         return SiteOwner(None, None)
-    uid = uid_base + 20_000 + number
+    uid = site_uid(uid_base, number)
     return SiteOwner(uid, web_group(uid))
 
 

@@ -25,6 +25,7 @@ from tenantry.control.sealing import sealer
 from tenantry.control.sites import outcomes, queries
 from tenantry.control.sites.models import Site, SiteStatus
 from tenantry.spec.environment import SiteIdentity, SitePlaces, site_environment
+from tenantry.spec.users import project_uid
 
 NODES_SECONDS = 15.0  # how long a removal waits for nodes to stop serving; then connections are cut anyway
 NODES_POLL_SECONDS = 0.1
@@ -115,7 +116,7 @@ def _runner(platform: Platform, site: Site, log: BuildLog) -> Runner:
     owner = directories.site_owner(platform.uid_base, site.number)
     if owner.uid is None or platform.uid_base is None:
         return Runner(Owner(), log, platform.stopping)
-    project = platform.uid_base + 10_000 + site.project_id
+    project = project_uid(platform.uid_base, site.project_id)
     return Runner(Owner(owner.uid, owner.own_gid, (project,)), log, platform.stopping)
 
 

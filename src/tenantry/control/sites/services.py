@@ -24,8 +24,10 @@ from tenantry.control.sites.outcomes import (
     mark_site_failed,
     mark_site_provisioned,
 )
+from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, first_repeated, parse_environment, parse_number
 from tenantry.spec.names import Fqdn, parse_hostname, parse_slug
+from tenantry.spec.users import site_uid
 
 __all__ = [
     "SiteChange",
@@ -77,7 +79,9 @@ class SiteChange:
 
 
 def create_site(actor: Actor, request: SiteRequest) -> Site:
-    """Create a site and queue its provisioning; returns it with its number and revision. Raises `InvalidInput`.
+    """Create a site and queue its provisioning; returns it with its number and revision.
+
+    Raises `InvalidInput`, and `Conflict` when the home has no user id left for it.
 
     Secrets are made here, once, and sealed: a job that is tried again uses the same passwords.
     """
@@ -106,6 +110,7 @@ def create_site(actor: Actor, request: SiteRequest) -> Site:
                 environment_names=sorted(environment),
             )
         )
+        check_user_id(site_uid, site.number)
         _insert_hostnames(site, names, "hostnames")
         defer("provision_site", lock=_lock(site), site_number=site.number)
         metadata = {"release": site.release.name, "hostnames": names}

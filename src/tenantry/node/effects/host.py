@@ -30,7 +30,7 @@ from tenantry.node.probes import HostTable, Sockets, observe_site, read_sockets,
 from tenantry.node.render.document import Secrets, encode, site_document
 from tenantry.node.render.uwsgi import render_vassal
 from tenantry.sealing import Sealer, SealError
-from tenantry.spec.errors import InvalidDocument
+from tenantry.spec.errors import InvalidDocument, UserIdsExhausted
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 
@@ -85,6 +85,8 @@ class LocalHost:
             await self._apply(action, spec)
         except OSError as error:
             raise Transient(f"{type(action).__name__}: {error.strerror}: {error.filename}") from error
+        except UserIdsExhausted as error:
+            raise NotReady(str(error)) from error
         finally:
             if isinstance(action, _CHANGES_SOCKETS):
                 self._sockets_at = float("-inf")

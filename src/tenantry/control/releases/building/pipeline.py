@@ -39,6 +39,7 @@ from tenantry.control.releases.building.context import (
 )
 from tenantry.control.releases.building.install import Installation, copy_wheel, install, make_venv
 from tenantry.spec.environment import CacheAccess, SiteIdentity, SitePlaces, site_environment
+from tenantry.spec.users import project_uid
 
 NEUTRAL_SLUG = "none"  # reserved: no site can have it
 
@@ -77,7 +78,7 @@ class _Build:
     def owner(self) -> Owner:
         if self.context.uid_base is None:
             return Owner()
-        uid = self.context.uid_base + 10_000 + self.request.project_number
+        uid = project_uid(self.context.uid_base, self.request.project_number)
         return Owner(uid, uid)
 
     @property
