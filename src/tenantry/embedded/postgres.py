@@ -72,7 +72,7 @@ def render_settings(home: Home, major: int) -> str:
         "unix_socket_directories": f"'{socket_directory(home)}'",
         # Every site's user connects; who gets in is pg_hba.conf's and the passwords' affair.
         "unix_socket_permissions": "0777",
-        "max_connections": "300",
+        "max_connections": "500",  # a site's role has at most 20: more of them than 20 sites can hold
         # One table for all: 77,000 locks. The jobs worker ends a tenant's connection that holds 20,000.
         "max_locks_per_transaction": "256",
         "shared_buffers": "128MB",
