@@ -235,7 +235,10 @@ def remove_hostname(actor: Actor, slug: str, name: str) -> Site:
 
 
 def record_command(actor: Actor, slug: str, argv: Sequence[str]) -> int:
-    """Note that a command is about to be run in the site's environment; returns the change's revision."""
+    """Note that a command is about to be run in the site's environment; returns the change's revision.
+
+    Only its first two words are kept: later ones may be passwords, and the change log is never altered.
+    """
     require_admin(actor)
     if not argv or len(argv) > ARGV_MAX or any(len(word) > ARGUMENT_MAX or "\0" in word for word in argv):
         raise InvalidInput.of("argv", f"1 to {ARGV_MAX} words of at most {ARGUMENT_MAX} characters are needed.")
@@ -246,7 +249,7 @@ def record_command(actor: Actor, slug: str, argv: Sequence[str]) -> int:
             actor=actor.name,
             site=slug,
             project=site.project.name,
-            metadata={"argv": list(argv)},
+            metadata={"argv": list(argv[:2]), "more": len(argv[2:])},
         )
 
 
