@@ -42,7 +42,7 @@ def request_(tenant_server: TenantServer, home: Path, uid_base: int | None) -> I
 
 def test_rows_and_files_are_in_the_dump(tenant_server: TenantServer, request_: DumpRequest) -> None:
     path = dump_site(tenant_server, request_)
-    assert path == request_.home / "backups/blog-20260504T030201Z.dump"
+    assert path == request_.home / "backups/blog-site_5-20260504T030201Z.dump"
     media = path.with_suffix(".media.tar")
     for file in (path, media):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -67,6 +67,15 @@ def test_a_repeated_job_finds_the_dump_made_before_the_drop(tenant_server: Tenan
     later = DumpRequest(request_.home, "blog", 5, request_.owner, datetime(2027, 1, 1, tzinfo=UTC))
     assert dump_site(tenant_server, later) == first
     assert dump_site(tenant_server, DumpRequest(request_.home, "blo", 5, request_.owner, AT)) is None
+
+
+def test_a_site_that_never_had_a_database_is_not_given_its_namesakes_dump(
+    tenant_server: TenantServer, request_: DumpRequest
+) -> None:
+    assert dump_site(tenant_server, request_) is not None
+    (request_.home / "backups/blog-20260504T030201Z.dump").write_text("of the time before numbers stood in the names")
+    for number in (6, 55):
+        assert dump_site(tenant_server, replace(request_, number=number)) is None
 
 
 def test_a_failed_dump_leaves_no_file(tenant_server: TenantServer, request_: DumpRequest) -> None:

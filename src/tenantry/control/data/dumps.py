@@ -1,4 +1,7 @@
-"""The last copy of a site's data before it is removed: `backups/<slug>-<time>.dump` and `….media.tar`, 0600."""
+"""The last copy of a site's data before it is removed: `backups/<slug>-site_<number>-<time>.dump` and `….media.tar`.
+
+Both are 0600. The number tells a site from an earlier one of its slug; no slug has the underscore before it.
+"""
 
 import os
 import re
@@ -49,8 +52,8 @@ def dump_site(server: TenantServer, request: DumpRequest) -> Path | None:
     directory = request.home / "backups"
     directory.mkdir(mode=0o700, exist_ok=True)
     if not site_database_exists(server, request.number):
-        return latest_dump(directory, request.slug)
-    target = directory / f"{request.slug}-{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}.dump"
+        return latest_dump(directory, request.slug, request.number)
+    target = directory / f"{_stem(request.slug, request.number)}-{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}.dump"
     media = request.home / "data" / request.slug / "media"
     if media.is_dir() and not media.is_symlink():
         # tar runs as the site: whatever links the directory holds lead only to what the site can read anyway.
@@ -121,7 +124,11 @@ def _run(command: "_Command", output: int) -> None:
         raise DumpFailed(f"{program} failed: {words}")
 
 
-def latest_dump(directory: Path, slug: str) -> Path | None:
-    """Return the newest finished dump of a site of this slug."""
-    pattern = re.compile(re.escape(slug) + r"-\d{8}T\d{6}Z\.dump")
+def latest_dump(directory: Path, slug: str, number: int) -> Path | None:
+    """Return the newest finished dump of this site, never one of an earlier site of its slug."""
+    pattern = re.compile(re.escape(_stem(slug, number)) + r"-\d{8}T\d{6}Z\.dump")
     return max((path for path in directory.iterdir() if pattern.fullmatch(path.name)), default=None)
+
+
+def _stem(slug: str, number: int) -> str:
+    return f"{slug}-{site_name(number)}"
