@@ -1,15 +1,18 @@
 """Who may see pages: logging in and out, and the guard that every other page stands behind."""
 
+import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import authenticate, login, logout
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.core.cache import cache
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -20,13 +23,14 @@ from django.views.decorators.http import require_POST
 
 from tenantry.control.access.actors import require_admin
 from tenantry.control.access.services import actor_of
+from tenantry.control.dashboard.pace import Pace, TooManyAttempts
+from tenantry.control.dashboard.peers import peer_uid
 from tenantry.control.errors import Forbidden, NotAuthenticated
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
-FAILURES_MAX = 5  # a person mistypes a few times; a program guesses thousands of times
-FAILURES_SECONDS = 300
+_pace = Pace()
 
 # Stricter than the platform's default: pages have no inline style either, and only what is named is allowed.
 POLICY = (
@@ -68,31 +72,57 @@ def signed_in(view: View[P]) -> View[P]:
 
 @sensitive_post_parameters("password")
 @never_cache
-@page
-def log_in(request: HttpRequest) -> HttpResponseBase:
-    """Show the form, or check a user name and password. Says never which of the two was wrong."""
-    following = str(request.POST.get("next") or request.GET.get("next") or "")
-    if not url_has_allowed_host_and_scheme(following, {request.get_host()}, require_https=request.is_secure()):
-        following = reverse("dashboard:overview")
+async def log_in(request: HttpRequest) -> HttpResponseBase:
+    """Show the form, or check a user name and password. Says never which of the two was wrong.
+
+    Asynchronous, because a wrong password is answered late: the wait holds neither a thread nor a connection.
+    """
     if request.method != "POST":
-        if request.user.is_authenticated:
-            return redirect(following)
-        return _login_page(request, following)
+        return await sync_to_async(_show_login)(request)
+    following = _following(request)
     username, password = str(request.POST.get("username", "")), str(request.POST.get("password", ""))
-    key = _failures_key(request, username)
-    if cache.get(key, 0) >= FAILURES_MAX:
-        return _login_page(request, following, "Too many failed attempts. Wait five minutes, then try again.", 429)
-    user = None if "\0" in username + password else authenticate(request, username=username, password=password)
+    lane = await asyncio.to_thread(_lane, request, username)
+    try:
+        user = await _pace.attempt(lane, lambda: sync_to_async(_check)(request, username, password))
+    except TooManyAttempts:
+        text = "Too many attempts at once. Try again in a few seconds."
+        return await sync_to_async(_refuse)(request, following, text, 429)
     if user is None:
-        cache.add(key, 0, FAILURES_SECONDS)
-        try:
-            cache.incr(key)
-        except ValueError:  # it ran out between the two lines
-            cache.set(key, 1, FAILURES_SECONDS)
-        return _login_page(request, following, "The user name or the password is wrong.", 401)
-    cache.delete(key)
+        return await sync_to_async(_refuse)(request, following, "The user name or the password is wrong.", 401)
+    return await sync_to_async(_admit)(request, user, following)
+
+
+@page
+def _show_login(request: HttpRequest) -> HttpResponseBase:
+    following = _following(request)
+    return redirect(following) if request.user.is_authenticated else _login_page(request, following)
+
+
+@page
+def _refuse(request: HttpRequest, following: str, error: str, status: int) -> HttpResponseBase:
+    return _login_page(request, following, error, status)
+
+
+@page
+def _admit(request: HttpRequest, user: User, following: str) -> HttpResponseBase:
     login(request, user)
     return redirect(following)
+
+
+def _check(request: HttpRequest, username: str, password: str) -> User | None:
+    """Return the user whose name and password these are; leaves no connection open for the wait that may follow."""
+    try:
+        return None if "\0" in username + password else authenticate(request, username=username, password=password)
+    finally:
+        connection.close()
+
+
+def _following(request: HttpRequest) -> str:
+    """Where to go after logging in: the page asked for, never another host's."""
+    following = str(request.POST.get("next") or request.GET.get("next") or "")
+    if url_has_allowed_host_and_scheme(following, {request.get_host()}, require_https=request.is_secure()):
+        return following
+    return reverse("dashboard:overview")
 
 
 @page
@@ -126,7 +156,12 @@ def _login_address(request: HttpRequest) -> str:
     return reverse("dashboard:login") + (f"?{urlencode({'next': here})}" if here not in {"", "/"} else "")
 
 
-def _failures_key(request: HttpRequest, username: str) -> str:
-    """One count for each address and user name: a stranger elsewhere cannot lock the administrator out."""
-    pair = f"{request.META.get('REMOTE_ADDR', '')}\0{username.lower()}"
-    return "dashboard-login-" + hashlib.sha256(pair.encode("utf-8", "replace")).hexdigest()
+def _lane(request: HttpRequest, username: str) -> str:
+    """Who tries which name. Sites' processes share the machine's address with the administrator, not their uid."""
+    address = str(request.META.get("REMOTE_ADDR", ""))
+    uid = None
+    with contextlib.suppress(KeyError, ValueError):
+        server = (str(request.META["SERVER_NAME"]), int(request.META["SERVER_PORT"]))
+        uid = peer_uid((address, int(request.META["REMOTE_PORT"])), server)
+    # A digest, so that a name's length does not matter.
+    return hashlib.sha256(f"{address}\0{uid}\0{username.lower()}".encode("utf-8", "replace")).hexdigest()
