@@ -154,3 +154,25 @@ def test_a_final_failure_reaches_the_person(start_worker: Start, release: None, 
     site = create("blog")
     wait_for(site, "failed", home)
     assert "build the release again" in site.error
+
+
+def test_ended_sessions_go_when_the_worker_starts_and_with_the_daily_job(
+    start_worker: Start, control_database: ControlDatabase, home: Path
+) -> None:
+    from django.contrib.sessions.models import Session
+    from django.utils import timezone
+
+    from tenantry.control.jobs import tasks
+
+    def purged() -> bool:
+        begin = time.monotonic()
+        while Session.objects.exists() and time.monotonic() - begin < 30:
+            time.sleep(0.01)
+        return not Session.objects.exists()
+
+    Session.objects.create(session_key="before", session_data="", expire_date=timezone.now())
+    start_worker()
+    assert purged(), (home / "worker-0.log").read_text()
+    Session.objects.create(session_key="after", session_data="", expire_date=timezone.now())
+    tasks.purge.configure(task_kwargs={"timestamp": 0}).defer()
+    assert purged(), (home / "worker-0.log").read_text()

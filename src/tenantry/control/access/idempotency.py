@@ -43,7 +43,7 @@ def answer_once(actor: Actor, key: str | None, request: str, produce: Callable[[
         raise InvalidInput.of("Idempotency-Key", f"A key has 1 to {KEY_MAX} printable characters.")
     digest = hashlib.sha256(request.encode("utf-8", "replace")).hexdigest()
     with act():
-        RememberedAnswer.objects.filter(created_at__lt=timezone.now() - KEPT).delete()
+        forget_old_answers()
         try:
             with transaction.atomic():
                 row = RememberedAnswer.objects.create(token_id=actor.token_id, key=key, request_digest=digest)
@@ -52,6 +52,11 @@ def answer_once(actor: Actor, key: str | None, request: str, produce: Callable[[
         answer = produce()
         RememberedAnswer.objects.filter(pk=row.pk).update(status=answer.status, body=json.dumps(answer.document))
     return answer
+
+
+def forget_old_answers() -> None:
+    """Remove the answers that are past their time."""
+    RememberedAnswer.objects.filter(created_at__lt=timezone.now() - KEPT).delete()
 
 
 def _remembered(token_id: int, key: str, digest: str) -> Answer:

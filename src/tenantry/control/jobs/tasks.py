@@ -63,3 +63,12 @@ def remove_project(project_number: int, project_name: str, releases: list[str]) 
     from tenantry.control.jobs.platform import platform
 
     jobs.remove_project(platform(), project_name, releases)
+
+
+@app.periodic(cron="17 3 * * *")
+@app.task(name="purge", queue=SITES, queueing_lock="purge", retry=Retries(), pass_context=True)
+async def purge(context: JobContext, timestamp: int) -> None:
+    """Remove what has run out from the platform's tables; see `jobs.purging`."""
+    from tenantry.control.jobs import purging
+
+    await purging.purge(context.app)

@@ -88,8 +88,11 @@ def _end_hoarding(platform: Platform) -> list[str]:
 
 
 async def recover(app: App, platform: Platform) -> None:
-    """Queue again what a killed worker was doing, and remove what its builds and dumps left half-made."""
-    from tenantry.control.jobs import releases, sites
+    """Queue again what a killed worker was doing, and remove what its builds and dumps left half-made.
+
+    What has run out is purged too: a machine that is off at night would never come to the daily job.
+    """
+    from tenantry.control.jobs import purging, releases, sites
 
     for job in await app.job_manager.list_jobs_async(status=Status.DOING.value):
         logger.warning("the job %s was interrupted and is queued again", job.call_string)
@@ -98,6 +101,7 @@ async def recover(app: App, platform: Platform) -> None:
     if removed:
         logger.warning("removed what interrupted builds left: %s", ", ".join(removed))
     await sync_to_async(sites.remove_stale_backups, thread_sensitive=False)(platform.home / "backups")
+    await purging.purge(app)
 
 
 def run(app: App, platform: Platform) -> int:
