@@ -56,6 +56,12 @@ def problem_of(error: ControlError, instance: str = "") -> HttpResponse:
 
 def install_exception_handlers(api: NinjaAPI) -> None:
     """Make every exception that an operation of `api` may raise a problem document."""
+    _install_refusals(api)
+    _install_failures(api)
+
+
+def _install_refusals(api: NinjaAPI) -> None:
+    """What is wrong with a request, found by services, by the parser or by Django."""
 
     @api.exception_handler(ControlError)
     def on_control_error(request: HttpRequest, error: ControlError) -> HttpResponse:
@@ -87,6 +93,10 @@ def install_exception_handlers(api: NinjaAPI) -> None:
     @api.exception_handler(RequestDataTooBig)
     def on_too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
         return problem(413, "Content too large", "A request has at most 1 MiB.", instance=request.path)
+
+
+def _install_failures(api: NinjaAPI) -> None:
+    """What is wrong with the platform."""
 
     @api.exception_handler(PoolTimeout)
     @api.exception_handler(OperationalError)
