@@ -453,6 +453,20 @@ def test_delete_waits_until_it_is_gone_and_says_where_the_dump_is(cli: Any, plat
     assert json.loads(out) == {"slug": "leaving", "gone": True, "dump": "/srv/backups/leaving.dump"}
 
 
+def test_delete_claims_no_dump_that_was_not_made(cli: Any, platform: World) -> None:
+    from tenantry.control.sites import services
+    from tenantry.control.sites.models import Site
+
+    create_served(cli, platform, "bare")
+    delete = Running("site", "delete", "bare", "--confirm", "bare", "--wait")
+    until(lambda: Site.objects.filter(slug="bare", status="deleting").exists())
+    platform.report({"slug": "bare", "revision": 1, "generation": 1, "state": "absent"})
+    services.finish_site_removal(Site.objects.get(slug="bare").number)
+    code, out, _ = delete.finish()
+    assert code == 0
+    assert out == "bare is deleted.\nNo dump of it was made.\n"
+
+
 def test_projects_and_releases(cli: Any, platform: World, tmp_path: Path) -> None:
     source = tmp_path / "My Shop"
     source.mkdir()

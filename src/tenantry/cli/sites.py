@@ -209,8 +209,12 @@ def delete(
 
     def show() -> None:
         session.output.line(f"{name} is deleted." if wait else f"{name} is being deleted.")
-        if dump:
-            session.output.line(f"Its last dump is in {kept_at or session.home / 'backups'}.")
+        if kept_at:
+            session.output.line(f"Its last dump is in {kept_at}.")
+        elif dump and wait:
+            session.output.line("No dump of it was made.")
+        elif dump:
+            session.output.line(f"Its last dump goes to {session.home / 'backups'}.")
 
     session.output.result({"slug": name, "gone": wait, "dump": kept_at}, show)
 
