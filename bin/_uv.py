@@ -92,7 +92,7 @@ def make_platform_environment(interruption: Interruption, home: Home) -> Path:
     uv = need_uv(interruption, home)
     home.stamp.unlink(missing_ok=True)
     print(f"Making the platform's virtualenv ({home.venv})", flush=True)
-    _install(interruption, uv, home.venv, wanted["python"], ["--no-dev", "--no-editable"])
+    _install(interruption, uv, home.venv, wanted["python"], ["--no-dev", "--no-editable"], renew=bool(kept))
     wheel = _build_wheel(interruption, uv, home)
     write_json(home.stamp, wanted)
     return wheel
@@ -102,11 +102,12 @@ def make_development_environment(interruption: Interruption) -> Path:
     """Make or renew <checkout>/.venv with everything the tests and checks need; return its interpreter."""
     venv = CHECKOUT / ".venv"
     wanted = {"code": _fingerprint([], [".", "library"])}
-    if read_json(venv / _STAMP) != wanted:
+    kept = read_json(venv / _STAMP) or {}
+    if kept != wanted:
         uv = need_uv(interruption)
         (venv / _STAMP).unlink(missing_ok=True)
         print(f"Making the development virtualenv ({venv})", flush=True)
-        _install(interruption, uv, venv, str(choose_python()), [])
+        _install(interruption, uv, venv, str(choose_python()), [], renew=bool(kept))
         write_json(venv / _STAMP, wanted)
     return venv / "bin" / "python"
 
@@ -139,8 +140,15 @@ def locked_requirements(interruption: Interruption, uv: Path, arguments: list[st
         yield path
 
 
-def _install(interruption: Interruption, uv: Path, venv: Path, python: str, arguments: list[str]) -> None:
-    if _base_of(venv) != _base_of_interpreter(Path(python)):
+def _install(
+    interruption: Interruption, uv: Path, venv: Path, python: str, arguments: list[str], *, renew: bool
+) -> None:
+    """Install uv.lock's packages into `venv`. Without `renew` it is made anew, whatever is there.
+
+    Renew only what an earlier run finished: uv takes a package for installed once its metadata is there, and after a
+    Ctrl-C in the middle its modules may not be.
+    """
+    if not renew or _base_of(venv) != _base_of_interpreter(Path(python)):
         command = [str(uv), "venv", "--quiet", "--clear", "--no-project", "--python", python, str(venv)]
         run_command(interruption, command, what=f"Making {venv}", limit=_LIMIT, environment=_environment())
     # uv makes its lock for everybody, and a site's code that holds it would stop every renewal.
