@@ -27,6 +27,8 @@ class Events:
 
     def __init__(self, response: httpx.Response) -> None:
         self._lines = response.iter_lines()
+        # The status comes before the subscription; the first line comes after it.
+        assert next(self._lines).startswith("retry: ")
 
     def next(self) -> dict[str, str]:
         """Return the next event; comments and bare fields are passed over."""

@@ -63,8 +63,9 @@ async def follow_events(
 
 async def _events(request: HttpRequest, after: int | None) -> AsyncIterator[bytes]:
     async with feed().subscribe() as subscription:
-        yield f"retry: {RETRY_MS}\n\n".encode()
         _, revision = await in_database(queries.head)
+        # The first byte is a promise: whatever is committed or reported from now on is sent.
+        yield f"retry: {RETRY_MS}\n\n".encode()
         # A revision that this database never reached is of another epoch: begin at its head.
         last = revision if after is None or after > revision else after
         while True:
