@@ -70,9 +70,10 @@ async def _events(request: HttpRequest, after: int | None) -> AsyncIterator[byte
         last = revision if after is None or after > revision else after
         while True:
             try:
+                rows = await in_database(queries.changes_after, last, BATCH)
+                # Asked after reading: what a token sees was committed while it was good.
                 if not await may_go_on(request):
                     return
-                rows = await in_database(queries.changes_after, last, BATCH)
             except (DatabaseError, PoolTimeout):
                 # The follower keeps its connection; the feed says when the database is back.
                 rows = []
