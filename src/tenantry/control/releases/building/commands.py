@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from tenantry.control.releases.building.context import LOG_TAIL_LINES, Cancellation, StepFailed
+from tenantry.spec.users import control_uid
 
 LOG_LIMIT_BYTES = 20_000_000  # of one command; a build that prints without end must not fill the disk
 STOP_GRACE_SECONDS = 3.0
@@ -210,7 +211,7 @@ def end_processes_of(uid: int | None) -> None:
 
 def control_group(uid_base: int | None) -> int | None:
     """The group of control's web processes, which run as U + 1."""
-    return None if uid_base is None else uid_base + 1
+    return None if uid_base is None else control_uid(uid_base)
 
 
 def _processes() -> list[int]:
