@@ -33,7 +33,7 @@ def cut_connections(node: Node, allow: bool) -> None:
 def test_without_the_database_sites_serve_and_the_agent_starts_from_what_it_remembers(serving: Node) -> None:
     two_sites(serving)
     head = serving.home / "state" / "head.json"
-    wait_until(lambda: '"revision": 2' in head.read_text())
+    wait_until(lambda: head.exists() and '"revision": 2' in head.read_text())
     cut_connections(serving, False)
     serving.stop("agent", signal.SIGKILL)
     (serving.home / "run" / "hosts" / "one.localhost").unlink()

@@ -51,7 +51,8 @@ async def follow_events(
         str | None, Header(alias="Last-Event-ID", description="The last event had: begin after it.")
     ] = None,
 ) -> HttpResponseBase:
-    """Follow changes (`event: change`, whose id is the revision) and what nodes report (`event: report`).
+    """Follow changes (`event: change`, whose id is the revision) and what nodes report (`event: report`;
+    its `node` is null when any node may have reported while PostgreSQL could not be listened to).
 
     Every change after the Last-Event-ID is sent, however long the connection was broken. The stream ends
     when its token is revoked.
@@ -86,7 +87,7 @@ async def _events(request: HttpRequest, after: int | None) -> AsyncIterator[byte
             if note is None:
                 yield b": still here\n\n"
             elif note.channel == REPORTS:
-                yield event("report", {"node": note.payload})
+                yield event("report", {"node": note.payload or None})
 
 
 def _parse_id(text: str | None) -> int | None:

@@ -69,6 +69,7 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
         self._subscribed = asyncio.Event()
+        self._interrupted = False
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[Subscription]:
@@ -99,6 +100,9 @@ class Feed:
             try:
                 await self._listen()
             except (psycopg.Error, TimeoutError, OSError) as error:
+                # Before the pause: who subscribes during it waits for the next connection.
+                self._listening.clear()
+                self._interrupted = True
                 logger.warning("the feed lost its connection: %s", error)
                 await asyncio.sleep(RECONNECT_SECONDS)
             finally:
@@ -121,6 +125,9 @@ class Feed:
             await connection.execute(f"LISTEN {REPORTS}")
             self._listening.set()
             self._publish(Note(CHANGES, ""))
+            if self._interrupted:
+                self._interrupted = False
+                self._publish(Note(REPORTS, ""))
             idle_seconds = 0.0
             while idle_seconds < LINGER_SECONDS:
                 async for notify in connection.notifies(timeout=PING_SECONDS):
