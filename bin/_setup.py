@@ -3,6 +3,7 @@
 Standard library only: it must work with a bare python3.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,10 @@ from tenantry.embedded.processes import find_processes
 from tenantry.embedded.programs import need_postgres
 from tenantry.embedded.signals import Interruption
 
+_TESTS_FAILED = 1  # pytest's exit code
+_AGAIN_MAX = 10  # more failures than this are no race
+_MEMORY = CHECKOUT / ".pytest_cache" / "v" / "cache" / "lastfailed"
+_USE_MEMORY = {"--lf", "--last-failed", "--ff", "--failed-first"}
 _HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -71,12 +76,29 @@ def up(arguments: list[str], interruption: Interruption) -> int:
 
 
 def test(arguments: list[str], interruption: Interruption) -> int:
-    """Prepare the machine and become pytest. `--long` adds the tests marked long; the rest goes to pytest."""
+    """Prepare the machine and run pytest. `--long` adds the tests marked long; the rest goes to pytest.
+
+    Tests that fail while others load the machine are run once more, alone. Those that pass then are named as unsteady,
+    and only what fails twice fails the run: a race that shows on a loaded machine is reported, not hidden.
+    """
     install_packages(missing_packages(tests=True, uv=find_uv() is None), interruption)
     python = make_development_environment(interruption)
     marks = [] if "--long" in arguments else ["-m", "not long"]
     rest = [argument for argument in arguments if argument != "--long"]
-    return _become(interruption, [str(python), "-m", "pytest", "-n", "2", "--dist", "loadgroup", *marks, *rest])
+    _enter_checkout()
+    if not _USE_MEMORY.intersection(rest):
+        _MEMORY.unlink(missing_ok=True)
+    pytest = [str(python), "-m", "pytest"]
+    code = _run([*pytest, "-n", "2", "--dist", "loadgroup", *marks, *rest])
+    interruption.check()
+    failed = _failed_tests()
+    if code != _TESTS_FAILED or not 0 < len(failed) <= _AGAIN_MAX:
+        return code
+    print(f"bin/test: {len(failed)} failed. Once more, alone:", flush=True)
+    code = _run([*pytest, "-p", "no:cacheprovider", *failed])
+    if code == 0:
+        print("bin/test: unsteady, failed beside others and passed alone:", *failed, sep="\n  ", flush=True)
+    return code
 
 
 def lint(arguments: list[str], interruption: Interruption) -> int:
@@ -137,14 +159,23 @@ _SCRIPTS: dict[str, Callable[[list[str], Interruption], int]] = {
 
 def _become(interruption: Interruption, command: list[str]) -> NoReturn:
     """Replace this process. A Ctrl-C that comes meanwhile waits until the new program can answer it."""
-    programs = str(CHECKOUT / ".venv" / "bin")
     if command[1:3] != ["-m", "tenantry.embedded"]:
-        os.chdir(CHECKOUT)
-        os.environ["PATH"] = f"{programs}:{os.environ.get('PATH', os.defpath)}"
+        _enter_checkout()
     else:
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     interruption.check()
     os.execv(command[0], command)
+
+
+def _enter_checkout() -> None:
+    """Work in the checkout, with the development programs first on the search path."""
+    os.chdir(CHECKOUT)
+    os.environ["PATH"] = f"{CHECKOUT / '.venv' / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+
+
+def _failed_tests() -> list[str]:
+    """Return the tests that failed in the last run, as pytest's cache has them."""
+    return sorted(json.loads(_MEMORY.read_text())) if _MEMORY.exists() else []
 
 
 def _is_current(python: Path, page: str, module: str) -> bool:
