@@ -56,6 +56,11 @@ class PostgresServer:
 
     directory: Path
     process: "subprocess.Popen[bytes]" = field(repr=False)
+    command: list[str] = field(repr=False, default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
 
     @property
     def host(self) -> str:
@@ -81,19 +86,31 @@ class PostgresServer:
         with self.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def stop(self) -> None:
-        """Stop the server and remove its directory."""
+    def halt(self) -> None:
+        """Stop the server; its data stay for `resume`."""
         self.process.send_signal(signal.SIGINT)  # fast shutdown
         try:
             self.process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(STOP_TIMEOUT_SECONDS)
+
+    def resume(self) -> None:
+        """Start the server again that was halted; returns when it takes connections."""
+        self.process = _launch(self.command, self.directory)
+        _wait_until_ready(self)
+
+    def stop(self) -> None:
+        """Stop the server and remove its directory."""
+        self.halt()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def start_postgres() -> PostgresServer:
-    """Start a new, empty server; as root it runs as the system's user «postgres». Raises `PostgresUnavailable`."""
+def start_postgres(**settings: str) -> PostgresServer:
+    """Start a new, empty server; as root it runs as the system's user «postgres». Raises `PostgresUnavailable`.
+
+    `settings` override those of FAST: a measurement wants more connections, or writes that last.
+    """
     binaries = find_postgres_bin()
     directory = Path(tempfile.mkdtemp(prefix="tnt-pg-", dir="/tmp"))
     prefix = ["setpriv", "--pdeathsig", "INT"]
@@ -114,22 +131,25 @@ def start_postgres() -> PostgresServer:
     if made.returncode:
         shutil.rmtree(directory, ignore_errors=True)
         raise PostgresUnavailable(made.stderr.strip())
-    settings = [f"-c{name}={value}" for name, value in FAST.items()]
-    log = directory / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*prefix, str(binaries / "postgres"), "-D", str(data), "-k", str(directory), f"-p{PORT}", *settings],
+    options = [f"-c{name}={value}" for name, value in (FAST | settings).items()]
+    command = [*prefix, str(binaries / "postgres"), "-D", str(data), "-k", str(directory), f"-p{PORT}", *options]
+    server = PostgresServer(directory, _launch(command, directory), command)
+    _wait_until_ready(server)
+    return server
+
+
+def _launch(command: list[str], directory: Path) -> "subprocess.Popen[bytes]":
+    with (directory / "log").open("ab") as output:
+        return subprocess.Popen(
+            command,
             stdout=output,
             stderr=output,
             cwd="/",
             start_new_session=True,  # a Ctrl-C of the test run is for pytest, which then stops this server
         )
-    server = PostgresServer(directory, process)
-    _wait_until_ready(server, log)
-    return server
 
 
-def _wait_until_ready(server: PostgresServer, log: Path) -> None:
+def _wait_until_ready(server: PostgresServer) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while True:
         try:
@@ -137,7 +157,7 @@ def _wait_until_ready(server: PostgresServer, log: Path) -> None:
             return
         except psycopg.OperationalError as error:
             if server.process.poll() is not None or time.monotonic() > deadline:
-                words = log.read_text(errors="replace")[-2000:]
+                words = server.log.read_text(errors="replace")[-2000:]
                 server.stop()
                 raise PostgresUnavailable(words) from error
             time.sleep(0.02)
