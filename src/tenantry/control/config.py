@@ -35,6 +35,18 @@ class Redis:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where other machines reach this one: PostgreSQL, Redis and `gateway_url` (the API), all with certificates that
+    `ca` (PEM) signed."""
+
+    address: str
+    postgres_port: int
+    redis_port: int
+    gateway_url: str
+    ca: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ControlConfig:
     """What a control or jobs process must know about its home. Empty values mean: not given (tests, type checks)."""
 
@@ -50,6 +62,7 @@ class ControlConfig:
     redis: Redis = Redis()
     library_wheel: str = ""
     postgres_bin: str = ""
+    cluster: Cluster | None = None
 
 
 def read_config(path: Path) -> ControlConfig:
@@ -89,6 +102,7 @@ def parse_config(document: Mapping[str, Any]) -> ControlConfig:
         redis=_redis(document.get("redis") or {}),
         library_wheel=str(document.get("library_wheel") or ""),
         postgres_bin=str(document.get("postgres_bin") or ""),
+        cluster=_cluster(document.get("cluster")),
     )
 
 
@@ -113,4 +127,17 @@ def _redis(document: Mapping[str, Any]) -> Redis:
         socket=str(document.get("socket") or ""),
         admin_user=str(document.get("admin_user") or ""),
         admin_password=str(document.get("admin_password") or ""),
+    )
+
+
+def _cluster(document: Mapping[str, Any] | None) -> Cluster | None:
+    """None for a platform of one machine."""
+    if not document:
+        return None
+    return Cluster(
+        address=str(document["address"]),
+        postgres_port=int(document["postgres_port"]),
+        redis_port=int(document["redis_port"]),
+        gateway_url=str(document["gateway_url"]).rstrip("/"),
+        ca=str(document["ca"]),
     )
