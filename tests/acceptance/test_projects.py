@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tenantry.control.releases.building.interpreters import find_interpreters
+from tenantry.interpreters import find_interpreters
 
 ROOT = Path(__file__).parents[2]
 PRETALX = "pretalx-2025.2.2"

@@ -30,7 +30,7 @@ from tenantry.control.releases.building import (
     remove_release,
 )
 from tenantry.control.releases.building.commands import _processes, _runs_as, explain
-from tenantry.control.releases.building.interpreters import find_interpreters
+from tenantry.interpreters import find_interpreters
 
 from .projects import DATABASE, add_app, add_settings, start_project
 

@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from tenantry.control.releases.building.context import StepFailed
-from tenantry.control.releases.building.interpreters import (
-    Interpreter,
-    choose,
-    find_interpreters,
-    make_reachable,
-    probe,
-    reachable_by_others,
-)
+from tenantry.control.releases.building.interpreters import choose
+from tenantry.interpreters import Interpreter, find_interpreters, make_reachable, probe, reachable_by_others
 
 
 def python(version: str, path: str = "/usr/bin/python3") -> Interpreter:
