@@ -42,11 +42,11 @@ def test_libpq_reads_the_database() -> None:
 
 def test_redis_and_django_environ_read_the_cache() -> None:
     arguments = redis.ConnectionPool.from_url(CACHE.redis_url).connection_kwargs
-    assert (arguments["username"], arguments["password"], arguments["path"]) == ("site_17", "p@ss-word", CACHE.socket)
+    assert (arguments["username"], arguments["password"], arguments["path"]) == ("site_17", "p@ss-word", CACHE.place)
     found = environ.Env.cache_url_config(CACHE.cache_url)
     assert found["BACKEND"] == "django.core.cache.backends.redis.RedisCache"
     arguments = redis.ConnectionPool.from_url(found["LOCATION"]).connection_kwargs
-    assert (arguments["username"], arguments["password"], arguments["path"]) == ("site_17", "p@ss-word", CACHE.socket)
+    assert (arguments["username"], arguments["password"], arguments["path"]) == ("site_17", "p@ss-word", CACHE.place)
 
 
 def test_typed_values_use_the_platforms_and_replace_its_defaults() -> None:

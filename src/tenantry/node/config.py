@@ -29,8 +29,30 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisAddress:
+    """A Redis on another machine, behind TLS. `ca` is a file that every site can read."""
+
+    host: str
+    port: int
+    ca: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAccess:
+    """How the agent reaches control's API: with its own token, and `ca` as the only authority it trusts."""
+
+    url: str
+    ca: Path | None
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """The agent's configuration. `uid_base` is None where the agent is not root: everything is one user then."""
+    """The agent's configuration. `uid_base` is None where the agent is not root: everything is one user then.
+
+    `database_ca` is set where the tenants' PostgreSQL is reached over TLS; then `redis` is, too, where there is one.
+    Releases come from `artifact_directory` where the artifact store is a directory here, else from `control`.
+    """
 
     home: Path
     node: str
@@ -43,6 +65,10 @@ class Config:
     redis_socket: str | None
     dsn: str = field(repr=False)
     platform_keys: tuple[str, ...] = field(repr=False)
+    database_ca: str | None = None
+    redis: RedisAddress | None = None
+    control: ControlAccess | None = None
+    artifact_directory: Path | None = None
 
     @property
     def layout(self) -> Layout:
@@ -110,7 +136,39 @@ def parse_config(document: Any) -> Config:
         redis_socket=_optional_text(document, "redis_socket"),
         dsn=_value(document, "dsn", str),
         platform_keys=_keys(document.get("platform_key")),
+        database_ca=_optional_text(database, "ca"),
+        redis=_redis(document.get("redis")),
+        control=_control(document),
+        artifact_directory=_optional_path(document, "artifact_directory"),
     )
+
+
+def _redis(value: Any) -> RedisAddress | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ConfigError("redis: must be null or an object with host, port and ca")
+    try:
+        return RedisAddress(_value(value, "host", str), _port(value, "port"), _optional_text(value, "ca"))
+    except ConfigError as error:
+        raise ConfigError(f"redis.{error}") from error
+
+
+def _control(document: Mapping[str, Any]) -> ControlAccess | None:
+    """Return the access to control; an agent without it has all it needs on its own machine."""
+    url, token = _optional_text(document, "control_url"), _optional_text(document, "node_token")
+    if url is None or token is None:
+        return None
+    if not url.startswith(("https://", "http://")):
+        raise ConfigError(f"control_url: must begin with https:// or http://, not {url!r}")
+    return ControlAccess(url.rstrip("/"), _optional_path(document, "control_ca"), token)
+
+
+def _optional_path(document: Mapping[str, Any], key: str) -> Path | None:
+    text = _optional_text(document, key)
+    if text is not None and not text.startswith("/"):
+        raise ConfigError(f"{key}: must be an absolute path, not {text!r}")
+    return None if text is None else Path(text)
 
 
 def _value(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T:

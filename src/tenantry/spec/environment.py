@@ -19,52 +19,89 @@ _DATABASE_PREFIXES = ("DB", "DATABASE", "POSTGRES")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAccess:
-    """A PostgreSQL database behind a unix socket. `host` is the directory of the socket."""
+    """A PostgreSQL database. `host` is the directory of its unix socket, or an address reached over TLS.
+
+    `ca` is the file with the authority that must have signed the server's certificate; only with an address.
+    """
 
     host: str
     port: int
     name: str
     user: str
     password: str = field(repr=False)
+    ca: str | None = None
 
     @property
     def url(self) -> str:
-        """`postgresql://user:password@/name?host=…&port=…`.
+        """`postgresql://user:password@/name?host=…&port=…`, or `…@host:port/name?sslmode=verify-full&sslrootcert=…`.
 
-        The host travels as a parameter: libpq, dj-database-url and django-environ all read that form, while a
-        percent-encoded host between @ and / reaches Django still encoded through django-environ.
+        A socket's directory travels as a parameter: libpq, dj-database-url and django-environ all read that form,
+        while a percent-encoded host between @ and / reaches Django still encoded through django-environ.
         """
-        return (
-            f"postgresql://{quote(self.user, safe='')}:{quote(self.password, safe='')}@/{quote(self.name, safe='')}"
-            f"?host={quote(self.host, safe='')}&port={self.port}"
-        )
+        login = f"postgresql://{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        name = quote(self.name, safe="")
+        if self.host.startswith("/"):
+            return f"{login}@/{name}?host={quote(self.host, safe='')}&port={self.port}"
+        options = "&".join(f"{option}={quote(value, safe='')}" for option, value in self.tls.items())
+        return f"{login}@{_in_url(self.host)}:{self.port}/{name}" + (f"?{options}" if options else "")
+
+    @property
+    def tls(self) -> dict[str, str]:
+        """Libpq's options for a server that must prove who it is."""
+        return {} if self.ca is None else {"sslmode": "verify-full", "sslrootcert": self.ca}
 
 
 @dataclass(frozen=True, slots=True)
 class CacheAccess:
-    """A Redis user behind a unix socket, who may touch only keys that begin with `<prefix>:`."""
+    """A Redis user who may touch only keys that begin with `<prefix>:`.
 
-    socket: str
+    `place` is the path of a unix socket or a `RedisServer` reached over TLS.
+    """
+
+    place: "str | RedisServer"
     user: str
     prefix: str
     password: str = field(repr=False)
 
     @property
     def redis_url(self) -> str:
-        """The form of redis-py's `from_url` (and of Django's `LOCATION`)."""
-        return f"unix://{self._address}?db=0"
+        """The form of redis-py's `from_url` (and of Django's `LOCATION`).
+
+        Over TLS it says how the server is verified; `ssl_cert_reqs` is what Celery asks for besides.
+        """
+        if isinstance(self.place, str):
+            return f"unix://{self._login}@{quote(self.place)}?db=0"
+        authority = "" if self.place.ca is None else f"&ssl_ca_certs={quote(self.place.ca, safe='')}"
+        return f"rediss://{self._login}@{self.place.address}/0?ssl_cert_reqs=required{authority}"
 
     @property
     def cache_url(self) -> str:
         """The form of django-environ's `cache_url`, which makes of it a `LOCATION` with user and password in it.
 
-        `key_prefix` is what the user's rights are limited to.
+        `key_prefix` is what the user's rights are limited to. The authority of a TLS server is not in it, since some
+        versions hand every parameter on under a name that no backend takes: the library adds it where it is missing.
         """
-        return f"redis://{self._address}?key_prefix={quote(self.prefix, safe='')}"
+        prefix = f"?key_prefix={quote(self.prefix, safe='')}"
+        if isinstance(self.place, str):
+            return f"redis://{self._login}@{quote(self.place)}{prefix}"
+        return f"rediss://{self._login}@{self.place.address}/0{prefix}"
 
     @property
-    def _address(self) -> str:
-        return f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@{quote(self.socket)}"
+    def _login(self) -> str:
+        return f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """A Redis behind TLS; `ca` is the file with the authority that signed its certificate (None: a public one)."""
+
+    host: str
+    port: int
+    ca: str | None
+
+    @property
+    def address(self) -> str:
+        return f"{_in_url(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +194,21 @@ def _database(database: DatabaseAccess | None) -> dict[str, str]:
         "PASSWORD": database.password,
     }
     named = {f"{prefix}_{part}": value for prefix in _DATABASE_PREFIXES for part, value in parts.items()}
-    return named | {
-        "DATABASE_URL": database.url,
-        "PGDATABASE": database.name,
-        "PGHOST": database.host,
-        "PGPASSWORD": database.password,
-        "PGPORT": str(database.port),
-        "PGUSER": database.user,
-        "POSTGRES_DB": database.name,
-    }
+    # Libpq reads these also where a project hands it only host, name, user and password.
+    tls = {f"PG{option.upper()}": value for option, value in database.tls.items()}
+    return (
+        named
+        | tls
+        | {
+            "DATABASE_URL": database.url,
+            "PGDATABASE": database.name,
+            "PGHOST": database.host,
+            "PGPASSWORD": database.password,
+            "PGPORT": str(database.port),
+            "PGUSER": database.user,
+            "POSTGRES_DB": database.name,
+        }
+    )
 
 
 def _cache(cache: CacheAccess | None) -> dict[str, str]:
@@ -177,6 +220,11 @@ def _cache(cache: CacheAccess | None) -> dict[str, str]:
         "TENANTRY_CACHE_PREFIX": cache.prefix,
         "TENANTRY_REDIS_URL": cache.redis_url,  # people may point REDIS_URL elsewhere; this one stays
     }
+
+
+def _in_url(host: str) -> str:
+    """Return a host as it stands in a URL: an IPv6 address between brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _belongs_to_platform(name: str) -> bool:

@@ -12,7 +12,14 @@ from typing import Any
 
 from tenantry.node.config import Config, Owner
 from tenantry.node.render.uwsgi import LISTENING_FD
-from tenantry.spec.environment import CacheAccess, DatabaseAccess, SiteIdentity, SitePlaces, site_environment
+from tenantry.spec.environment import (
+    CacheAccess,
+    DatabaseAccess,
+    RedisServer,
+    SiteIdentity,
+    SitePlaces,
+    site_environment,
+)
 from tenantry.spec.errors import InvalidDocument
 from tenantry.spec.sites import SiteSpec
 
@@ -80,9 +87,6 @@ def _user(owner: Owner | None) -> dict[str, Any] | None:
 def _environment(spec: SiteSpec, secrets: Secrets, config: Config) -> dict[str, str]:
     release = config.layout.release(spec.release.name)
     data = config.layout.data(spec.slug)
-    cache = None
-    if config.redis_socket is not None and secrets.cache_password is not None:
-        cache = CacheAccess(config.redis_socket, spec.database, spec.slug, secrets.cache_password)
     return site_environment(
         SiteIdentity(spec.slug, spec.hostnames, spec.release.settings, spec.release.wsgi, secrets.secret_key),
         SitePlaces(
@@ -93,11 +97,25 @@ def _environment(spec: SiteSpec, secrets: Secrets, config: Config) -> dict[str, 
             tmp=f"{data}/tmp",  # noqa: S108
         ),
         DatabaseAccess(
-            config.database_host, config.database_port, spec.database, spec.database, secrets.database_password
+            config.database_host,
+            config.database_port,
+            spec.database,
+            spec.database,
+            secrets.database_password,
+            config.database_ca,
         ),
-        cache,
+        _cache(spec, secrets, config),
         secrets.environment,
     )
+
+
+def _cache(spec: SiteSpec, secrets: Secrets, config: Config) -> CacheAccess | None:
+    place: str | RedisServer | None = config.redis_socket
+    if config.redis is not None:
+        place = RedisServer(config.redis.host, config.redis.port, config.redis.ca)
+    if place is None or secrets.cache_password is None:
+        return None
+    return CacheAccess(place, spec.database, spec.slug, secrets.cache_password)
 
 
 def _inside(path: str) -> str:
