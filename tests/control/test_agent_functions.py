@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -127,12 +128,16 @@ def test_reports_and_heartbeats_are_told(agent: Agent, control_database: Control
         agent.report()
         (note,) = listener.notifies(timeout=2, stop_after=1)
     assert note.payload == NODE_NAME
-    assert agent.call("heartbeat") == agent.call("head")
+    beat, head = agent.call("heartbeat"), agent.call("head")
+    now = datetime.now(UTC)
+    assert timedelta(0) <= now - datetime.fromisoformat(beat.pop("now")) < timedelta(seconds=5)
+    assert timedelta(0) <= now - datetime.fromisoformat(head.pop("now")) < timedelta(seconds=5)
+    assert beat == head
 
 
 def test_a_role_without_a_node_is_refused(agent: Agent) -> None:
     Node.objects.all().delete()
-    for name, arguments in (("desired", [0]), ("heartbeat", []), ("report", ["{}"])):
+    for name, arguments in (("head", []), ("desired", [0]), ("heartbeat", []), ("report", ["{}"])):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             agent.call(name, *arguments)
 

@@ -118,7 +118,7 @@ def test_a_database_that_is_not_migrated_is_not_ready(control_database: ControlD
     client = Client()
     assert client.get("/readyz").status_code == 200
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM django_migrations WHERE app = 'fleet' AND name LIKE '0002%%'")
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'fleet' AND name LIKE '0004%%'")
     response = client.get("/readyz")
     assert response.status_code == 503
     assert "1 migrations" in response.json()["reason"]

@@ -13,6 +13,7 @@ DATABASE = "control"  # one name for every test: a process that a test run keeps
 CONTROL_ROLE = "tenantry_control"
 JOBS_ROLE = "tenantry_jobs"
 NODE_ROLE = "tenantry_node_1"
+NODES_ROLE = "tenantry_nodes"  # the group of all nodes' roles
 NODE_NAME = "node-1"
 TEST_HOSTS = ["testserver", "127.0.0.1", "localhost"]
 
@@ -49,6 +50,8 @@ def create_roles(server: PostgresServer) -> None:
         connection.execute(f"CREATE ROLE {CONTROL_ROLE} LOGIN")
         connection.execute(f"CREATE ROLE {JOBS_ROLE} LOGIN CREATEROLE CREATEDB IN ROLE {CONTROL_ROLE}")
         connection.execute(f"CREATE ROLE {NODE_ROLE} LOGIN")
+        connection.execute(f"CREATE ROLE {NODES_ROLE} NOLOGIN")
+        connection.execute(f"GRANT {NODES_ROLE} TO {JOBS_ROLE} WITH ADMIN OPTION")
 
 
 def point_django_at(server: PostgresServer, name: str) -> None:
@@ -86,7 +89,7 @@ def create_control_database(server: PostgresServer) -> ControlDatabase:
     # CONNECT is a property of the database, which a copy does not inherit.
     with server.connect() as connection:
         connection.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
-        connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {NODE_ROLE}")
+        connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {NODE_ROLE}, {NODES_ROLE}")
     return ControlDatabase(server, name)
 
 

@@ -7,11 +7,15 @@ from django.db.models.functions import Now
 
 
 class PlatformState(models.Model):
-    """One row: the revision counter that orders all changes, and the epoch in which it counts."""
+    """One row: the revision counter that orders all changes, and the random part of the epoch in which it counts.
+
+    The epoch itself is what the SQL function `platform_epoch()` returns: a restored or promoted copy has another.
+    """
 
     singleton = models.BooleanField(primary_key=True, default=True)
     epoch = models.UUIDField(default=uuid.uuid4)
     revision = models.BigIntegerField(default=0)
+    tail = models.BigIntegerField(default=0, db_default=0)  # changes up to here may have been removed by a compaction
 
     class Meta:
         db_table = "platform_state"
@@ -22,7 +26,7 @@ class PlatformState(models.Model):
 
 
 class Change(models.Model):
-    """One act: what happened, to which site or project, by whom. Never updated, never deleted by the application."""
+    """One act: what happened, to which site or project, by whom. Never updated; removed by `changelog_compact` only."""
 
     revision = models.BigIntegerField(primary_key=True)
     epoch = models.UUIDField()

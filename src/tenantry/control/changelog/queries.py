@@ -2,13 +2,25 @@
 
 from uuid import UUID
 
+from django.db.models import Func, UUIDField
+
 from tenantry.control.changelog.models import Change, PlatformState
+
+
+class _PlatformEpoch(Func):
+    function = "platform_epoch"
+    output_field = UUIDField()
 
 
 def head() -> tuple[UUID, int]:
     """Return the epoch and the revision of the latest change."""
-    state = PlatformState.objects.get()
-    return state.epoch, state.revision
+    epoch, revision = PlatformState.objects.values_list(_PlatformEpoch(), "revision").get()
+    return epoch, revision
+
+
+def tail() -> int:
+    """Return the revision up to which changes may be missing from the log, 0 when it is whole."""
+    return PlatformState.objects.values_list("tail", flat=True).get()
 
 
 def changes_after(revision: int, limit: int) -> list[Change]:

@@ -33,7 +33,16 @@ class ChangeType(StrEnum):
     RELEASE_BUILT = "release.built"
     RELEASE_FAILED = "release.failed"
     RELEASE_ACTIVATED = "release.activated"
+    SITE_MODE = "site.mode"
+    NODE_TOKEN = "node.token"  # noqa: S105 - the name of an event
     NODE_JOINED = "node.joined"
+    NODE_DRAINING = "node.draining"
+    NODE_RESUMED = "node.resumed"
+    NODE_REMOVED = "node.removed"
+    NODE_CHECK = "node.check"
+    NODE_CONFIRMED = "node.confirmed"
+    PLATFORM_EPOCH = "platform.epoch"
+    CHANGELOG_COMPACTED = "changelog.compacted"
     TOKEN_CREATED = "token.created"  # noqa: S105 - the name of an event
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - the name of an event
     USER_CREATED = "user.created"

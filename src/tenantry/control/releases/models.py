@@ -59,6 +59,8 @@ class Release(models.Model):
     settings = models.TextField(default="")
     manage = models.TextField(default="")
     static = models.TextField(null=True)  # relative to the release's directory
+    artifact = models.TextField(null=True)  # "sha256:…" of its tar.gz in the artifact store; null: not published
+    artifact_size = models.BigIntegerField(null=True)  # bytes of the tar.gz
     created_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True)
 
