@@ -4,19 +4,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import create, requests
+from bench import changelog, create, requests
 from bench.platform import platform
 from bench.results import Table, keep
+
+OF_PLATFORM = ("create", "requests")
+ALONE = ("changelog",)  # suites that need no running platform
 
 
 def main(arguments: list[str]) -> int:
     """Run the suites asked for; returns the exit code."""
     parser = argparse.ArgumentParser(prog="bin/bench", description="Measure the platform beside a comparator.")
-    parser.add_argument("suite", nargs="?", choices=("create", "requests", "all"), default="all")
+    parser.add_argument("suite", nargs="?", choices=(*OF_PLATFORM, *ALONE, "all"), default="all")
     parser.add_argument("--home", type=Path, help="a running platform with the demo (default: one of its own)")
     parser.add_argument("--runs", type=int, default=20, help="sites to create in each way (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=4, help="of load for each measurement (default %(default)s)")
+    parser.add_argument("--writers", type=int, default=64, help="of the change log (default %(default)s)")
+    parser.add_argument("--changes", type=int, default=100_000, help="to write (default %(default)s)")
     options = parser.parse_args(arguments)
+    if options.suite in ("changelog", "all"):
+        show(changelog.measure(options.writers, options.changes))
+    if options.suite in ALONE:
+        return 0
     with platform(options.home) as running:
         if options.suite in ("create", "all"):
             show(create.measure(running, options.runs))
