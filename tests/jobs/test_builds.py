@@ -1,6 +1,7 @@
 """Builds of real projects with the real uv and PostgreSQL: what a good one leaves; that a bad one leaves nothing."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import stat
@@ -18,11 +19,14 @@ import uv
 from tenantry.control.data import databases
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
+from tenantry.control.releases.artifacts import DirectoryStore
+from tenantry.control.releases.artifacts.packing import pack_apart
 from tenantry.control.releases.building import (
     STEPS,
     BuildContext,
     BuildError,
     BuildRequest,
+    BuildResult,
     Limits,
     StepUpdate,
     build,
@@ -66,7 +70,9 @@ def library_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def context(
     built_home: Path, tenant_server: TenantServer, cache_server: CacheServer, uid_base: int | None, library_wheel: Path
 ) -> Context:
-    base = BuildContext(built_home, uid_base, tenant_server, cache_server, library_wheel, Path(uv.find_uv_bin()))
+    store = DirectoryStore(built_home / "artifacts")
+    uv_binary = Path(uv.find_uv_bin())
+    base = BuildContext(built_home, uid_base, tenant_server, cache_server, library_wheel, uv_binary, store=store)
 
     def context(**changes: object) -> BuildContext:
         return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
@@ -121,6 +127,7 @@ def test_a_release_is_complete_closed_and_can_be_cloned(context: Context, tmp_pa
     assert not (release / "src/.git").exists()
     assert_modes(built, release)
     assert_template(built)
+    assert_published(built, release, result)
     assert built.cache is not None
     assert "tpl_shop_1" not in built.cache.users()
 
@@ -154,6 +161,18 @@ def assert_modes(context: BuildContext, release: Path) -> None:
         uid = context.uid_base + 10_007
         assert {(release / name).stat().st_uid for name in ("src", "venv/bin/activate", "static")} == {uid}
         assert (release.stat().st_uid, release.stat().st_gid) == (0, uid)
+
+
+def assert_published(context: BuildContext, release: Path, result: BuildResult) -> None:
+    assert result.artifact is not None
+    assert context.store is not None
+    packed = pack_apart(release, release.parent / ".again", lambda: False)
+    (release.parent / ".again").unlink()
+    assert (result.artifact, result.artifact_size) == (f"sha256:{packed.digest}", packed.size), "the same bytes again"
+    file = context.store.locate(packed.digest)
+    assert isinstance(file, Path)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == packed.digest
+    assert [path.name for path in file.parent.iterdir()] == [f"{packed.digest}.tar.gz"]
 
 
 def assert_template(context: BuildContext) -> None:

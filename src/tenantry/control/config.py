@@ -35,6 +35,20 @@ class Redis:
 
 
 @dataclass(frozen=True, slots=True)
+class Artifacts:
+    """Where built releases are kept for nodes to fetch: `kind` «directory» (empty: `<home>/artifacts`) or «s3»."""
+
+    kind: str = "directory"
+    directory: str = ""
+    bucket: str = ""
+    endpoint: str = ""
+    region: str = ""
+    prefix: str = ""
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """Where other machines reach this one: PostgreSQL, Redis and `gateway_url` (the API), all with certificates that
     `ca` (PEM) signed."""
@@ -63,6 +77,7 @@ class ControlConfig:
     library_wheel: str = ""
     postgres_bin: str = ""
     cluster: Cluster | None = None
+    artifacts: Artifacts = Artifacts()
 
 
 def read_config(path: Path) -> ControlConfig:
@@ -103,6 +118,7 @@ def parse_config(document: Mapping[str, Any]) -> ControlConfig:
         library_wheel=str(document.get("library_wheel") or ""),
         postgres_bin=str(document.get("postgres_bin") or ""),
         cluster=_cluster(document.get("cluster")),
+        artifacts=_artifacts(document.get("artifacts") or {}),
     )
 
 
@@ -140,4 +156,26 @@ def _cluster(document: Mapping[str, Any] | None) -> Cluster | None:
         redis_port=int(document["redis_port"]),
         gateway_url=str(document["gateway_url"]).rstrip("/"),
         ca=str(document["ca"]),
+    )
+
+
+def _artifacts(document: Mapping[str, Any]) -> Artifacts:
+    kind = str(document.get("kind") or "directory")
+    if kind not in ("directory", "s3"):
+        raise ValueError(f"artifacts.kind: must be «directory» or «s3», not {kind!r}")
+    directory = str(document.get("directory") or "")
+    if directory and not directory.startswith("/"):
+        raise ValueError(f"artifacts.directory: must be an absolute path, not {directory!r}")
+    bucket = str(document.get("bucket") or "")
+    if kind == "s3" and not bucket:
+        raise ValueError("artifacts.bucket: is needed for the kind «s3»")
+    return Artifacts(
+        kind=kind,
+        directory=directory,
+        bucket=bucket,
+        endpoint=str(document.get("endpoint") or ""),
+        region=str(document.get("region") or ""),
+        prefix=str(document.get("prefix") or ""),
+        access_key=str(document.get("access_key") or ""),
+        secret_key=str(document.get("secret_key") or ""),
     )

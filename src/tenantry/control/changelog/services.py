@@ -33,6 +33,7 @@ class ChangeType(StrEnum):
     RELEASE_BUILT = "release.built"
     RELEASE_FAILED = "release.failed"
     RELEASE_ACTIVATED = "release.activated"
+    RELEASE_PUBLISHED = "release.published"
     SITE_MODE = "site.mode"
     NODE_TOKEN = "node.token"  # noqa: S105 - the name of an event
     NODE_JOINED = "node.joined"

@@ -10,6 +10,7 @@ import uv
 from tenantry.control.config import ControlConfig
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import ServerAddress, TenantServer
+from tenantry.control.releases.artifacts import ArtifactStore, DirectoryStore, store_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class Platform:
     library_wheel: Path | None
     uv: Path
     stopping: threading.Event = field(default_factory=threading.Event)
+    artifacts: ArtifactStore | None = None  # None: the home's own directory
+
+    @property
+    def store(self) -> ArtifactStore:
+        return self.artifacts or DirectoryStore(self.home / "artifacts")
 
 
 def platform_of(config: ControlConfig) -> Platform:
@@ -43,6 +49,7 @@ def platform_of(config: ControlConfig) -> Platform:
         cache=CacheServer(redis.socket, redis.admin_user, redis.admin_password) if redis.socket else None,
         library_wheel=Path(config.library_wheel) if config.library_wheel else None,
         uv=Path(uv.find_uv_bin()),
+        artifacts=store_of(config),
     )
 
 

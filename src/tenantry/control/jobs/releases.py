@@ -1,5 +1,6 @@
-"""The jobs of releases: build one, remove a project's."""
+"""The jobs of releases: build one, publish those without an artifact, remove a project's."""
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from tenantry.control.errors import NotFound
 from tenantry.control.jobs.platform import Platform
 from tenantry.control.jobs.retries import Interrupted
-from tenantry.control.releases import services
+from tenantry.control.releases import queries, services
+from tenantry.control.releases.artifacts import PackingCancelled, StoreError, publish
 from tenantry.control.releases.building import (
     BuildContext,
     BuildError,
@@ -19,8 +21,11 @@ from tenantry.control.releases.building import (
     clean_leftovers,
 )
 from tenantry.control.releases.building import remove_release as remove_files
+from tenantry.control.releases.building.freeze import MARKER, digest_of
 from tenantry.control.releases.models import Release, ReleaseStatus
 from tenantry.control.sealing import environment_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,39 @@ def build_release(platform: Platform, name: str) -> None:
         services.finish_release(name, _facts(result))
     except NotFound:
         remove_files(context, request.project, request.number)
+        _remove_artifacts(platform, [result.artifact] if result.artifact else [])
+
+
+def publish_missing(platform: Platform) -> None:
+    """Publish the ready releases of this home that have no artifact: those built before there was a store.
+
+    One that cannot be published does not keep the others from it: what is wrong is logged, and the next start of the
+    worker tries again. A damaged directory is not published: nodes would fetch the damage.
+    """
+    for release in Release.objects.filter(status=ReleaseStatus.READY, artifact=None).order_by("pk"):
+        directory = platform.home / "releases" / release.name
+        if not (directory / MARKER).is_file():
+            logger.warning("%s is not published: its directory %s is not here", release.name, directory)
+            continue
+        if digest_of(directory) != release.digest:
+            logger.warning("%s is not published: its directory was changed since it was built", release.name)
+            continue
+        try:
+            packed = publish(directory, platform.store, platform.stopping.is_set)
+            services.publish_release(release.name, f"sha256:{packed.digest}", packed.size)
+        except PackingCancelled as error:
+            raise Interrupted("the worker ends while a release is published") from error
+        except NotFound:
+            _remove_artifacts(platform, [f"sha256:{packed.digest}"])  # its project was removed meanwhile
+        except (OSError, StoreError) as error:
+            logger.warning("%s is not published: %s", release.name, error)
+
+
+def _remove_artifacts(platform: Platform, artifacts: list[str]) -> None:
+    """Remove what no release has any more from the store."""
+    for artifact in artifacts:
+        if not queries.is_artifact(artifact):
+            platform.store.remove(artifact.removeprefix("sha256:"))
 
 
 def _record_failure(name: str, error: BuildError) -> None:
@@ -84,6 +122,7 @@ def build_context(
         uv=platform.uv,
         on_step=note or (lambda update: None),
         cancelled=_Either(platform.stopping, unwanted or threading.Event()),
+        store=platform.store,
     )
 
 
@@ -114,16 +153,19 @@ def _facts(result: BuildResult) -> services.ReleaseFacts:
         settings=result.settings,
         manage=result.manage,
         static=result.static,
+        artifact=result.artifact,
+        artifact_size=result.artifact_size,
     )
 
 
-def remove_project(platform: Platform, name: str, releases: list[str]) -> None:
-    """Remove the directories, template databases, logs and the package cache of a project whose rows are gone."""
+def remove_project(platform: Platform, name: str, releases: list[str], artifacts: list[str]) -> None:
+    """Remove directories, artifacts, template databases, logs and package cache of a project whose rows are gone."""
     context = build_context(platform)
     for release in releases:
         project, _, number = release.rpartition("-")
         remove_files(context, project, int(number))
         (platform.home / "logs" / "builds" / f"{release}.log").unlink(missing_ok=True)
+    _remove_artifacts(platform, artifacts)
     if not Release.objects.filter(project__name=name).exists():
         shutil.rmtree(platform.home / "cache" / "uv" / name, ignore_errors=True)
 

@@ -57,12 +57,23 @@ def build_release(context: JobContext, release_name: str) -> None:
 
 
 @app.task(name="remove_project", queue=BUILDS, retry=Retries())
-def remove_project(project_number: int, project_name: str, releases: list[str]) -> None:
-    """Remove the files and template databases of a removed project; see `jobs.releases`."""
+def remove_project(
+    project_number: int, project_name: str, releases: list[str], artifacts: list[str] | None = None
+) -> None:
+    """Remove the files, artifacts and template databases of a removed project; see `jobs.releases`."""
     from tenantry.control.jobs import releases as jobs
     from tenantry.control.jobs.platform import platform
 
-    jobs.remove_project(platform(), project_name, releases)
+    jobs.remove_project(platform(), project_name, releases, artifacts or [])
+
+
+@app.task(name="publish_missing", queue=BUILDS, queueing_lock="publish_missing", priority=-1, retry=Retries())
+def publish_missing() -> None:
+    """Publish the ready releases that have no artifact yet; see `jobs.releases`."""
+    from tenantry.control.jobs import releases as jobs
+    from tenantry.control.jobs.platform import platform
+
+    jobs.publish_missing(platform())
 
 
 @app.periodic(cron="17 3 * * *")

@@ -12,6 +12,7 @@ import psycopg
 import redis
 from asgiref.sync import sync_to_async
 from procrastinate import App, utils
+from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Status
 from psycopg_pool import PoolTimeout
 
@@ -90,7 +91,8 @@ def _end_hoarding(platform: Platform) -> list[str]:
 async def recover(app: App, platform: Platform) -> None:
     """Queue again what a killed worker was doing, and remove what its builds and dumps left half-made.
 
-    What has run out is purged too: a machine that is off at night would never come to the daily job.
+    What has run out is purged too: a machine that is off at night would never come to the daily job. Releases without
+    an artifact are published by a job, after the builds that wait.
     """
     from tenantry.control.jobs import purging, releases, sites
 
@@ -102,6 +104,8 @@ async def recover(app: App, platform: Platform) -> None:
         logger.warning("removed what interrupted builds left: %s", ", ".join(removed))
     await sync_to_async(sites.remove_stale_backups, thread_sensitive=False)(platform.home / "backups")
     await purging.purge(app)
+    with contextlib.suppress(AlreadyEnqueued):
+        await app.configure_task("publish_missing").defer_async()
 
 
 def run(app: App, platform: Platform) -> int:

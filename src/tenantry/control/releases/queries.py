@@ -80,6 +80,11 @@ def release(name: str) -> ReleaseView:
     return release_view(found)
 
 
+def is_artifact(artifact: str) -> bool:
+    """Return whether a release has the artifact «sha256:…»."""
+    return Release.objects.filter(artifact=artifact).exists()
+
+
 def release_view(release: Release) -> ReleaseView:
     """Return the row as people see it."""
     return ReleaseView(

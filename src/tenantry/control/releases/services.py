@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -43,7 +43,10 @@ class ProjectRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseFacts:
-    """What a finished build found and made. `static` is relative to the release's directory, or None."""
+    """What a finished build found and made. `static` is relative to the release's directory, or None.
+
+    `artifact` («sha256:…») and `artifact_size` are None when the release was not published.
+    """
 
     digest: str
     commit: str
@@ -53,6 +56,8 @@ class ReleaseFacts:
     settings: str
     manage: str
     static: str | None
+    artifact: str | None = None
+    artifact_size: int | None = None
 
 
 def add_project(actor: Actor, request: ProjectRequest) -> Project:
@@ -122,10 +127,19 @@ def remove_project(actor: Actor, name: str) -> None:
         sites = project.sites.count()
         if sites:
             raise Conflict(f"The project «{name}» still has {sites} site{'s' * (sites != 1)}: delete them first.")
-        names = [release.name for release in project.releases.all()]
+        releases = list(project.releases.all())
+        names = [release.name for release in releases]
+        artifacts = [release.artifact for release in releases if release.artifact]
         number = project.number
         project.delete()
-        defer("remove_project", lock=f"project-{number}", project_number=number, project_name=name, releases=names)
+        defer(
+            "remove_project",
+            lock=f"project-{number}",
+            project_number=number,
+            project_name=name,
+            releases=names,
+            artifacts=artifacts,
+        )
         metadata = {"releases": names, "last_release": project.last_release}
         append(ChangeType.PROJECT_REMOVED, actor=actor.name, project=name, metadata=metadata)
 
@@ -146,8 +160,8 @@ def finish_release(release_name: str, facts: ReleaseFacts) -> None:
         release.status = ReleaseStatus.READY
         release.finished_at = timezone.now()
         release.step = release.error = release.log_tail = ""
-        for name in ("digest", "commit", "python", "django", "wsgi", "settings", "manage", "static"):
-            setattr(release, name, getattr(facts, name))
+        for fact in fields(ReleaseFacts):
+            setattr(release, fact.name, getattr(facts, fact.name))
         release.save()
         project = release.project
         becomes_current = release.activate_when_ready or project.current_release_id is None
@@ -156,6 +170,18 @@ def finish_release(release_name: str, facts: ReleaseFacts) -> None:
             project.save(update_fields=["current_release"])
         metadata = {"release": release.name, "digest": release.digest, "current": becomes_current}
         append(ChangeType.RELEASE_BUILT, actor=JOBS.name, project=project.name, metadata=metadata)
+
+
+def publish_release(release_name: str, artifact: str, size: int) -> None:
+    """Note where a ready release that had no artifact can be fetched. Again is no error. Raises `NotFound`."""
+    with act():
+        release = _locked_release(release_name)
+        if release.status != ReleaseStatus.READY or release.artifact == artifact:
+            return
+        release.artifact, release.artifact_size = artifact, size
+        release.save(update_fields=["artifact", "artifact_size"])
+        metadata = {"release": release.name, "artifact": artifact, "size": size}
+        append(ChangeType.RELEASE_PUBLISHED, actor=JOBS.name, project=release.project.name, metadata=metadata)
 
 
 def fail_release(release_name: str, step: str, message: str, log_tail: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
+from tenantry.control.releases.artifacts import ArtifactStore
 
 STEPS = (
     "fetch",
@@ -20,6 +21,7 @@ STEPS = (
     "bytecode",
     "template",
     "freeze",
+    "publish",
 )
 
 LOG_TAIL_LINES = 60  # what the API and the CLI show of a failed build
@@ -84,7 +86,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What builds use of the platform. `uid_base` is None when the platform does not run as root."""
+    """What builds use of the platform. `uid_base` is None when the platform does not run as root.
+
+    Without a store nothing is published: the release can be used in this home only.
+    """
 
     home: Path
     uid_base: int | None
@@ -95,11 +100,15 @@ class BuildContext:
     limits: Limits = Limits()
     on_step: Callable[[StepUpdate], None] = lambda update: None
     cancelled: Cancellation = field(default_factory=threading.Event)
+    store: ArtifactStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What the control plane keeps of a finished build. `static` is relative to the release's directory."""
+    """What the control plane keeps of a finished build. `static` is relative to the release's directory.
+
+    `artifact` is «sha256:…» and `artifact_size` bytes, None when it was not published.
+    """
 
     name: str
     digest: str
@@ -112,3 +121,5 @@ class BuildResult:
     static: str | None
     template: str
     warnings: tuple[str, ...]
+    artifact: str | None = None
+    artifact_size: int | None = None

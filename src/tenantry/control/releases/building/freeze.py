@@ -123,10 +123,14 @@ def refuse_moved_static(release: Path, static: str | None) -> None:
 
 
 def write_marker(release: Path, result: BuildResult) -> None:
-    """Write `release.json`, atomically and last: a directory without it is half-made."""
+    """Write `release.json`, atomically and last: a directory without it is half-made.
+
+    It is part of the artifact, which therefore it cannot name.
+    """
+    facts = {name: value for name, value in asdict(result).items() if not name.startswith("artifact")}
     partial = release / f".{MARKER}.partial"
     with partial.open("w") as file:
-        json.dump(asdict(result), file, indent=1, sort_keys=True)
+        json.dump(facts, file, indent=1, sort_keys=True)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

@@ -78,9 +78,10 @@ def installer_environment(plan: Installation) -> dict[str, str]:
 
 
 def make_venv(plan: Installation, interpreter: Path, runner: Runner) -> None:
-    """Make an empty virtualenv on `interpreter`."""
-    argv = (str(plan.uv), "venv", "--quiet", "--allow-existing", "--no-project", "--python", str(interpreter))
-    command = Command((*argv, str(plan.venv)), plan.source, installer_environment(plan), plan.seconds)
+    """Make an empty virtualenv on `interpreter`; its scripts find it beside themselves, also in another node's home."""
+    argv = (str(plan.uv), "venv", "--quiet", "--allow-existing", "--no-project", "--relocatable")
+    where = ("--python", str(interpreter), str(plan.venv))
+    command = Command((*argv, *where), plan.source, installer_environment(plan), plan.seconds)
     runner.run(command, "The virtualenv could not be made")
 
 

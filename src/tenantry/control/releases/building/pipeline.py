@@ -1,9 +1,10 @@
 """The steps of a build in their order, and what is left when one fails: nothing.
 
 1 fetch · 2 inspect · 3 interpreter · 4 venv · 5 install · 6 check (with the template database made, still empty) ·
-7 static · 8 bytecode · 9 template · 10 freeze. Invariant: `releases/<name>/release.json` exists exactly when
-everything else of the release does. An interruption leaves a directory without it, a database `tpl_…` and a Redis user
-`tpl_…`; `clean_leftovers` removes the three.
+7 static · 8 bytecode · 9 template · 10 freeze · 11 publish. Invariant: `releases/<name>/release.json` exists exactly
+when everything else of the release does in this home. An interruption leaves a directory without it, a database
+`tpl_…`, a Redis user `tpl_…` or an unfinished file in the artifact store; `clean_leftovers` removes the four. After one
+during step 11 there may be a whole release that the database does not know: the next build begins by removing it.
 """
 
 import errno
@@ -20,6 +21,8 @@ import redis
 
 from tenantry.control.data.databases import create_template, drop_template, list_templates, seal_template, template_name
 from tenantry.control.data.server import random_password
+from tenantry.control.releases.artifacts import PackingCancelled, StoreError, publish
+from tenantry.control.releases.artifacts.publishing import remove_staged
 from tenantry.control.releases.building import execution, fetch, freeze, inspection, interpreters
 from tenantry.control.releases.building.commands import (
     DISK_FULL,
@@ -38,9 +41,11 @@ from tenantry.control.releases.building.context import (
     StepUpdate,
 )
 from tenantry.control.releases.building.install import Installation, copy_wheel, install, make_venv
+from tenantry.interpreters import Interpreter
 from tenantry.spec.environment import CacheAccess, SiteIdentity, SitePlaces, site_environment
 from tenantry.spec.users import project_uid
 
+CANCELLED = "The build was cancelled."
 NEUTRAL_SLUG = "none"  # reserved: no site can have it
 
 
@@ -87,7 +92,7 @@ class _Build:
 
     def begin(self, step: str) -> None:
         if self.context.cancelled.is_set():
-            raise StepFailed("The build was cancelled.")
+            raise StepFailed(CANCELLED)
         self.step = step
         self.log.say(f"== {step}")
         self.context.on_step(StepUpdate(step))
@@ -122,8 +127,10 @@ def _named_failures(work: _Build) -> Iterator[None]:
     """Turn what goes wrong into a `BuildError` of the step under way. Bugs pass as they are."""
     try:
         yield
-    except StepFailed as error:
+    except (StepFailed, StoreError) as error:
         raise _failure(work, str(error)) from error
+    except PackingCancelled as error:
+        raise _failure(work, CANCELLED) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _failure(work, DISK_FULL) from error
@@ -174,7 +181,7 @@ def _run_steps(work: _Build) -> BuildResult:
         execution.migrate(project, work.runner)
     seal_template(work.context.server, work.template)
     work.begin("freeze")
-    return _freeze(
+    result = _freeze(
         work,
         BuildResult(
             name=work.request.name,
@@ -190,6 +197,8 @@ def _run_steps(work: _Build) -> BuildResult:
             warnings=tuple(work.warnings),
         ),
     )
+    work.begin("publish")
+    return _publish(work, result)
 
 
 def _fetch(work: _Build) -> str:
@@ -239,7 +248,7 @@ def _make_directories(work: _Build) -> None:
         os.chown(own, work.owner.uid, work.owner.gid)
 
 
-def _interpreter(work: _Build, found: inspection.Inspection) -> interpreters.Interpreter:
+def _interpreter(work: _Build, found: inspection.Inspection) -> Interpreter:
     pinned, requires = inspection.wanted_python(work.source, found.folder)
     uid = work.owner.uid
     chosen = interpreters.choose(interpreters.find_interpreters(), work.request.python, pinned, requires, uid)
@@ -321,6 +330,15 @@ def _freeze(work: _Build, facts: BuildResult) -> BuildResult:
     return result
 
 
+def _publish(work: _Build, result: BuildResult) -> BuildResult:
+    """The last step: what comes after it must not fail, or the artifact would stay."""
+    store = work.context.store
+    if store is None:
+        return result
+    packed = publish(work.directory, store, work.context.cancelled.is_set)
+    return replace(result, artifact=f"sha256:{packed.digest}", artifact_size=packed.size)
+
+
 def remove_release(context: BuildContext, project: str, number: int) -> None:
     """Remove a release's directory, template database and roles, whichever of them exist."""
     directory = context.home / "releases" / f"{project}-{number}"
@@ -339,10 +357,12 @@ def clean_leftovers(context: BuildContext) -> list[str]:
     Returns the names of what was removed. Call it only while no build runs. What is finished stays, whatever the
     database says of it: a node may serve it.
     """
-    found = set()
+    found = set(remove_staged(context.store)) if context.store is not None else set()
     finished = set()
     releases = context.home / "releases"
     for directory in releases.iterdir() if releases.is_dir() else ():
+        if directory.name.startswith("."):
+            continue  # what the node of this home is unpacking, or keeps until its processes end
         if (directory / freeze.MARKER).is_file():
             finished.add(_template_of(directory.name))
         elif directory.is_dir() and not directory.is_symlink():
