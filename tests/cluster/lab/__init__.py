@@ -1,0 +1,27 @@
+"""A lab of several machines: network namespaces, real PostgreSQL servers with control's real schema, real nodes."""
+
+from . import control
+from .cluster import Cluster, cluster
+from .database import HostedPostgres, make_golden
+from .machine import Machine, Membership, build_release, wait_until
+from .network import Host, Network, NoNetwork, network, why_no_network
+from .visitors import Count, Visitors
+
+__all__ = [
+    "Cluster",
+    "Count",
+    "Host",
+    "HostedPostgres",
+    "Machine",
+    "Membership",
+    "Network",
+    "NoNetwork",
+    "Visitors",
+    "build_release",
+    "cluster",
+    "control",
+    "make_golden",
+    "network",
+    "wait_until",
+    "why_no_network",
+]

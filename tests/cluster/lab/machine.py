@@ -1,0 +1,208 @@
+"""A node of the lab: a home with the real agent, nginx and emperor, all on one host."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node_lab import APPLICATION, AS_ROOT, borrowed_packages, reachable_python
+
+from .network import Host
+from .visitors import Visitors
+
+HTTP_PORT = 8080  # every host has its own
+UID_BASE = 1_900_000_000
+START_SECONDS = 20.0
+STOP_SECONDS = 15.0
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
+    """Return the first true answer of `condition`; fail loudly otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a machine was given when it joined: who it is, how it reaches the database, its key."""
+
+    name: str
+    dsn: str
+    key: str
+
+
+class Machine:
+    """One home on one host. What it starts ends with the network, or with `stop`."""
+
+    def __init__(self, host: Host, home: Path, membership: Membership) -> None:
+        self.host, self.home, self.name = host, home, membership.name
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._config = home / "secrets" / "agent.json"
+        home.mkdir()
+        (home / "secrets").mkdir()
+        self.configure(membership)
+        subprocess.run([*self._agent("prepare")], check=True, timeout=START_SECONDS)
+
+    def configure(self, membership: Membership) -> None:
+        """Write agent.json; a running agent reads it when it is started again."""
+        document = {
+            "home": str(self.home),
+            "node": membership.name,
+            "dsn": membership.dsn,
+            "platform_key": membership.key,
+            "bind": "127.0.0.1",
+            "http_port": HTTP_PORT,
+            "uid_base": UID_BASE if AS_ROOT else None,
+            "nginx_group": "www-data" if AS_ROOT else None,
+            "tenant_database": {"host": "127.0.0.1", "port": 5432},
+            "redis_socket": None,
+        }
+        self._config.write_text(json.dumps(document))
+
+    # Processes
+
+    def start(self) -> None:
+        self.start_nginx()
+        self.start_emperor()
+        self.start_agent()
+
+    def start_nginx(self) -> None:
+        log = str(self.home / "logs" / "nginx.log")
+        self._spawn("nginx", ["/usr/sbin/nginx", "-e", log, "-p", str(self.home), "-c", f"{self.home}/etc/nginx.conf"])
+        wait_until(self._listens, START_SECONDS, "nginx")
+
+    def start_emperor(self) -> None:
+        run = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
+        self._spawn("emperor", [sys.executable, "-c", run, "--ini", f"{self.home}/etc/emperor.ini"])
+        wait_until((self.home / "run" / "emperor.sock").exists, START_SECONDS, "the emperor")
+
+    def start_agent(self) -> None:
+        self._spawn("agent", self._agent("run"))
+
+    def stop(self, name: str, number: int = signal.SIGTERM) -> None:
+        """End a process and wait for it."""
+        process = self._processes.pop(name)
+        process.send_signal(number)
+        process.wait(STOP_SECONDS)
+
+    def restart_agent(self, number: int = signal.SIGKILL) -> None:
+        """End the agent and start it again."""
+        self.stop("agent", number)
+        self.start_agent()
+
+    def reload_nginx(self) -> None:
+        """Have nginx replace its workers: what `systemctl reload nginx` does."""
+        before = self._nginx_workers()
+        os.kill(self._nginx_pid(), signal.SIGHUP)
+        wait_until(lambda: self._nginx_workers() - before, what="nginx's new workers")
+
+    def replace_nginx(self) -> None:
+        """Start nginx anew without closing its port: the new one inherits the listening socket, then the old one goes.
+
+        nginx's own way of replacing its program (USR2, then QUIT). A new process, with the configuration read anew.
+        """
+        old, pid_file = self._nginx_pid(), self.home / "run" / "nginx.pid"
+        os.kill(old, signal.SIGUSR2)
+        new = wait_until(lambda: self._other_nginx(pid_file, old), what="the new nginx")
+        wait_until(lambda: _workers(new), what="its workers")
+        os.kill(old, signal.SIGQUIT)
+        self._processes.pop("nginx").wait(STOP_SECONDS + 30)
+
+    def _other_nginx(self, pid_file: Path, old: int) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(pid_file.read_text())
+            return pid if pid != old else None
+        return None
+
+    def output(self, name: str) -> str:
+        """Return what a process has written."""
+        return (self.home / "logs" / f"{name}.out").read_text()
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def _agent(self, command: str) -> list[str]:
+        return [sys.executable, "-m", "tenantry.node", command, "--config", str(self._config)]
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        with (self.home / "logs" / f"{name}.out").open("ab") as log:
+            self._processes[name] = self.host.spawn(command, stdout=log, stderr=log)
+
+    def _nginx_pid(self) -> int:
+        return int((self.home / "run" / "nginx.pid").read_text())
+
+    def _nginx_workers(self) -> set[int]:
+        return _workers(self._nginx_pid())
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError):
+            self._connect().close()
+            return True
+        return False
+
+    # Visitors
+
+    def visitors(self, *hostnames: str, per_second: float = 40.0) -> Visitors:
+        """Return visitors of this machine, on this machine: their way here cannot fail, only the machine can."""
+        return Visitors(self.host, HTTP_PORT, hostnames, per_second)
+
+    def get(self, hostname: str, path: str = "/") -> tuple[int, bytes]:
+        """Ask nginx once."""
+        connection = http.client.HTTPConnection("127.0.0.1", HTTP_PORT, timeout=30)
+        connection.sock = self._connect()
+        try:
+            connection.request("GET", path, headers={"Host": hostname})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def serves(self, hostname: str, slug: str) -> bool:
+        """Whether the site `slug` answers under `hostname`."""
+        status, body = self.get(hostname)
+        return status == 200 and json.loads(body)["site"] == slug
+
+    def _connect(self) -> socket.socket:
+        return self.host.call(lambda: socket.create_connection(("127.0.0.1", HTTP_PORT), timeout=30))
+
+
+def build_release(directory: Path, name: str, application: str = APPLICATION) -> None:
+    """Build a release by hand: the application, a virtualenv that borrows the tests' packages, a static file."""
+    (directory / "src").mkdir(parents=True)
+    (directory / "static").mkdir()
+    (directory / "static" / "style.css").write_text(f"/* {name} */")
+    (directory / "src" / "app.py").write_text(f"VERSION = {name!r}\n{application}")
+    (directory / "src" / "manage.py").write_text("")
+    python = reachable_python()
+    assert python is not None
+    subprocess.run(
+        [python, "-m", "venv", "--without-pip", "--symlinks", str(directory / "venv")], check=True, timeout=60
+    )
+    packages = next((directory / "venv" / "lib").glob("python3.*/site-packages"))
+    (packages / "borrowed.pth").write_text("".join(f"{path}\n" for path in borrowed_packages()))
+
+
+def _workers(pid: int) -> set[int]:
+    """Return the children of nginx's master that take connections: those not on their way out."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"nginx: worker process\0"):
+                    found.add(int(child))
+    return found
