@@ -4,6 +4,7 @@ The shapes are frozen; `*.from_document` checks every value it takes over, becau
 and in nginx's and uWSGI's files.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +12,9 @@ from typing import Any
 
 from tenantry.spec.errors import InvalidDocument, InvalidName
 from tenantry.spec.names import Fqdn, Slug, parse_hostname, parse_slug
+
+_ARTIFACT = re.compile(r"sha256:[0-9a-f]{64}")
+_PYTHON = re.compile(r"3\.[0-9]{1,2}(?:\.[0-9]{1,3})?")
 
 
 class Mode(StrEnum):
@@ -59,7 +63,11 @@ class ReleaseName:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSpec:
-    """The build a site runs. `static` is a path relative to the release's directory, or None."""
+    """The build a site runs. `static` is a path relative to the release's directory, or None.
+
+    `artifact` («sha256:…») names the archive that a node without the release fetches, `artifact_size` its bytes; None
+    before it was published. `python` is the version it was built with, None when the database does not say.
+    """
 
     name: ReleaseName
     digest: str
@@ -68,6 +76,10 @@ class ReleaseSpec:
     manage: str
     static: str | None
     serve_media: bool
+    artifact: str | None = None
+    artifact_size: int | None = None
+    python: str | None = None
+    project_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +117,7 @@ class SiteSpec:
                 runtime=Runtime(document["runtime"]),
                 processes=_positive(document, "processes"),
                 threads=_positive(document, "threads"),
-                release=ReleaseSpec(
-                    name=ReleaseName.parse(release["name"]),
-                    digest=str(release["digest"]),
-                    wsgi=str(release["wsgi"]),
-                    settings=str(release["settings"]),
-                    manage=str(release["manage"]),
-                    static=_inner_path(release["static"]),
-                    serve_media=bool(release["serve_media"]),
-                ),
+                release=_release(release, _positive(document, "project_number")),
                 health_path=_url_path(document["health_path"]),
                 hostnames=tuple(sorted(parse_hostname(name) for name in document["hostnames"])),
                 database=_database(document),
@@ -123,6 +127,33 @@ class SiteSpec:
             raise InvalidDocument(f"site {slug!r}: the key {error} is missing") from error
         except (InvalidName, ValueError, TypeError, AttributeError) as error:
             raise InvalidDocument(f"site {slug!r}: {error}") from error
+
+
+def _release(document: Mapping[str, Any], project_number: int) -> ReleaseSpec:
+    """The keys after `serve_media` are younger than the others: databases and memories of before lack them."""
+    return ReleaseSpec(
+        name=ReleaseName.parse(document["name"]),
+        digest=str(document["digest"]),
+        wsgi=str(document["wsgi"]),
+        settings=str(document["settings"]),
+        manage=str(document["manage"]),
+        static=_inner_path(document["static"]),
+        serve_media=bool(document["serve_media"]),
+        artifact=_matching(document, "artifact", _ARTIFACT),
+        artifact_size=None if document.get("artifact_size") is None else _positive(document, "artifact_size"),
+        python=_matching(document, "python", _PYTHON),
+        project_number=project_number,
+    )
+
+
+def _matching(document: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str | None:
+    """The text at `key`, None when it is missing, null or empty."""
+    value = document.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise InvalidDocument(f"{key} must be of the form {pattern.pattern}, not {value!r}")
+    return value
 
 
 def _positive(document: Mapping[str, Any], key: str) -> int:
