@@ -173,4 +173,4 @@ def test_services_check_permission_themselves(world: None) -> None:
 def test_a_node_needs_a_name_and_a_role(control_database: object) -> None:
     for name, role in (("", "tenantry_node_1"), ("a b", "tenantry_node_1"), ("n", 'x"; DROP TABLE node; --')):
         with pytest.raises(InvalidInput):
-            fleet.join_node(name, role)
+            fleet.adopt_node(name, role)

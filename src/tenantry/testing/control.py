@@ -76,7 +76,7 @@ def create_template(server: PostgresServer) -> None:
     server.create_database(TEMPLATE, owner=CONTROL_ROLE)
     point_django_at(server, TEMPLATE)
     call_command("migrate", verbosity=0)
-    services.join_node(NODE_NAME, NODE_ROLE)
+    services.adopt_node(NODE_NAME, NODE_ROLE)
     connections.close_all()
 
 

@@ -5,22 +5,33 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from tenantry.control.changelog import queries as changelog
 from tenantry.control.errors import NotFound
-from tenantry.control.fleet.models import Node, NodeSite
+from tenantry.control.fleet.models import Node, NodeDrift, NodeSite
 
 # Agents make contact every 3 s: four missed beats are no accident.
 SILENT_AFTER = timedelta(seconds=15)
 
 
+# The condition by which a node says that nobody is being served any more.
+DRAINED = "Drained"
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node as people see it. `state` is ready, silent or joining; `lag` counts changes it has not applied."""
+    """A node as people see it: never its keys.
+
+    `state` is joining (it never made contact), ready, draining, drained or silent. `lag` counts the changes that it has
+    not applied: all of them while it follows another epoch. `check_requested` is the number of the last check that was
+    asked for, `checked_id` that of the last one answered; `checked` is what the latest check found, of either kind.
+    """
 
     name: str
+    number: int
     state: str
     joined_at: datetime
     last_contact: datetime | None
@@ -31,6 +42,30 @@ class NodeView:
     conditions: list[dict[str, Any]]
     sites: int
     failed: int
+    draining: bool
+    drained: bool
+    notifications: bool | None
+    version: str
+    check_requested: int
+    checked_id: int
+    checked_at: datetime | None
+    checked: dict[str, Any] | None
+    drift_open: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriftView:
+    """A difference that a node found. `good_at`: when it was last seen right; `repaired_at` None: it is open."""
+
+    id: int
+    site: str | None
+    kind: str
+    path: str
+    detail: str
+    good_at: datetime | None
+    found_at: datetime
+    repaired_at: datetime | None
+    took_seconds: float | None
 
 
 def nodes() -> list[NodeView]:
@@ -46,36 +81,92 @@ def node(name: str) -> NodeView:
     return found[0]
 
 
+def drift_of(name: str, limit: int = 100, *, open_only: bool = False) -> list[DriftView]:
+    """Return what a node found to differ, latest first, at most `limit`; raises `NotFound`."""
+    if not Node.objects.filter(name=name).exists():
+        raise NotFound(f"There is no node «{name}».")
+    rows = NodeDrift.objects.filter(node_id=name).order_by("-id")
+    if open_only:
+        rows = rows.filter(repaired_at=None)
+    return [
+        DriftView(
+            id=row.pk,
+            site=row.site_slug,
+            kind=row.kind,
+            path=row.path,
+            detail=row.detail,
+            good_at=row.good_at,
+            found_at=row.found_at,
+            repaired_at=row.repaired_at,
+            took_seconds=row.took_seconds,
+        )
+        for row in rows[:limit]
+    ]
+
+
 def is_live(node: Node, now: datetime) -> bool:
     """Return whether the node has made contact lately."""
     return node.last_contact is not None and now - node.last_contact <= SILENT_AFTER
 
 
+def has_drained(node: Node) -> bool:
+    """Return whether the node was asked to drain and says that it has."""
+    return node.draining and any(
+        condition.get("type") == DRAINED and condition.get("status", True) for condition in node.conditions
+    )
+
+
 def reports_of(slugs: Iterable[str]) -> dict[str, list[NodeSite]]:
-    """Return what nodes last said of each site, by slug; sites nobody spoke of are missing."""
+    """Return what nodes last said of each site, by slug, with their nodes; sites nobody spoke of are missing."""
     found: dict[str, list[NodeSite]] = {}
-    for report in NodeSite.objects.filter(slug__in=list(slugs)).order_by("slug", "node_id"):
+    rows = NodeSite.objects.filter(slug__in=list(slugs)).select_related("node")
+    for report in rows.order_by("slug", "node_id"):
         found.setdefault(report.slug, []).append(report)
     return found
 
 
-def _views(rows: Any) -> list[NodeView]:
-    _, revision = changelog.head()
+def _views(rows: QuerySet[Node]) -> list[NodeView]:
+    epoch, revision = changelog.head()
     now = timezone.now()
-    counted = rows.annotate(site_count=Count("sites"), failed_count=Count("sites", filter=Q(sites__state="failed")))
+    drifts = NodeDrift.objects.filter(node_id=OuterRef("pk"), repaired_at=None).order_by()
+    counted = rows.annotate(
+        site_count=Count("sites"),
+        failed_count=Count("sites", filter=Q(sites__state="failed")),
+        drift_count=Coalesce(Subquery(drifts.values("node_id").annotate(count=Count("pk")).values("count")), 0),
+    )
     return [
         NodeView(
             name=row.name,
-            state="joining" if row.last_contact is None else "ready" if is_live(row, now) else "silent",
+            number=row.number,
+            state=_state(row, now),
             joined_at=row.joined_at,
             last_contact=row.last_contact,
             epoch=str(row.epoch) if row.epoch else None,
             revision=row.revision,
-            lag=max(0, revision - row.revision),
+            lag=max(0, revision - row.revision) if row.epoch == epoch else revision,
             digest=row.digest,
             conditions=row.conditions,
             sites=row.site_count,
             failed=row.failed_count,
+            draining=row.draining,
+            drained=has_drained(row),
+            notifications=row.notifications,
+            version=row.version,
+            check_requested=row.check_requested,
+            checked_id=row.checked_id,
+            checked_at=row.checked_at,
+            checked=row.checked,
+            drift_open=row.drift_count,
         )
         for row in counted
     ]
+
+
+def _state(node: Node, now: datetime) -> str:
+    if node.last_contact is None:
+        return "joining"
+    if not is_live(node, now):
+        return "silent"
+    if node.draining:
+        return "drained" if has_drained(node) else "draining"
+    return "ready"

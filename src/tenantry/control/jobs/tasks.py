@@ -76,6 +76,24 @@ def publish_missing() -> None:
     jobs.publish_missing(platform())
 
 
+@app.task(name="make_node_role", queue=SITES, retry=Retries())
+def make_node_role(role: str, verifier: str) -> None:
+    """Make the PostgreSQL role of a node that joins; see `jobs.nodes`."""
+    from tenantry.control.jobs import nodes
+    from tenantry.control.jobs.platform import platform
+
+    nodes.make_node_role(platform(), role, verifier)
+
+
+@app.task(name="drop_node_role", queue=SITES, retry=Retries())
+def drop_node_role(role: str) -> None:
+    """Drop the PostgreSQL role of a removed node; see `jobs.nodes`."""
+    from tenantry.control.jobs import nodes
+    from tenantry.control.jobs.platform import platform
+
+    nodes.drop_node_role(platform(), role)
+
+
 @app.periodic(cron="17 3 * * *")
 @app.task(name="purge", queue=SITES, queueing_lock="purge", retry=Retries(), pass_context=True)
 async def purge(context: JobContext, timestamp: int) -> None:

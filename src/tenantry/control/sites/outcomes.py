@@ -6,6 +6,7 @@ any → deleting → gone. An interruption leaves the state before, and the job 
 
 from tenantry.control.access.actors import JOBS
 from tenantry.control.changelog.services import ChangeType, act, append
+from tenantry.control.fleet import secrets
 from tenantry.control.releases.models import Release
 from tenantry.control.sites.models import Site, SiteStatus
 
@@ -22,6 +23,7 @@ def mark_site_provisioned(site_number: int, sealed: str | None = None) -> None:
         if sealed is not None:
             site.sealed = sealed
         site.save(update_fields=["status", "error", "sealed"])
+        secrets.reseal_site(site)
         _append(ChangeType.SITE_PROVISIONED, site)
 
 
@@ -77,6 +79,7 @@ def finish_site_removal(site_number: int, dump: str | None = None) -> None:
         if site is None:
             return
         site.delete()
+        secrets.forget_site(site_number)
         _append(ChangeType.SITE_REMOVED, site, number=site_number, dump=dump)
 
 

@@ -1,14 +1,16 @@
 """Reading sites: as people see them, and how far the nodes have come with them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Prefetch, Q, QuerySet
 from django.utils import timezone
 
+from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.models import Change
 from tenantry.control.config import ControlConfig
 from tenantry.control.errors import NotFound
@@ -21,7 +23,8 @@ SERVING = "serving"
 
 @dataclass(frozen=True, slots=True)
 class SiteOnNode:
-    """What a node last said of a site. `lag` counts the revisions that it is behind the site's latest change."""
+    """What a node last said of a site. `lag` counts the revisions that it is behind the site's latest change: all of
+    them while the node follows another epoch."""
 
     node: str
     revision: int
@@ -59,9 +62,18 @@ class SiteView:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A node that nobody waits for: it makes no contact. It catches up when it does again."""
+
+    node: str
+    last_contact: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Convergence:
     """Whether every live node serves the site at its latest revision. `status` is the site's, or `failed` when its
-    last upgrade or removal failed. A deleted site never converges: it is not found once it is gone everywhere."""
+    last upgrade or removal failed. A deleted site never converges: it is not found once it is gone everywhere.
+    `unreachable` are the other nodes."""
 
     site: str
     revision: int
@@ -69,6 +81,7 @@ class Convergence:
     status: str
     error: str
     nodes: list[SiteOnNode]
+    unreachable: list[Unreachable] = field(default_factory=list)
 
 
 def sites(*, project: str = "", text: str = "", status: str = "", after: str = "", limit: int = 200) -> list[SiteView]:
@@ -109,10 +122,9 @@ def convergence(slug: str) -> Convergence:
     row = Site.objects.filter(slug=slug).first()
     if row is None or row.status == SiteStatus.DELETING:
         return _removal(slug, row)
-    nodes = _on_nodes(row.revision, NodeSite.objects.filter(slug=slug).order_by("node_id"))
+    nodes = _reported(row.revision, slug)
     by_name = {node.node: node for node in nodes}
-    now = timezone.now()
-    live = [node.name for node in Node.objects.all() if is_live(node, now)]
+    live, unreachable = _reachable()
     for name in live:
         if name not in by_name:
             nodes.append(SiteOnNode(name, 0, 0, "absent", "", "", row.revision, None))
@@ -124,7 +136,7 @@ def convergence(slug: str) -> Convergence:
         and bool(live)
         and all(name in by_name and by_name[name].state == SERVING and by_name[name].lag == 0 for name in live)
     )
-    return Convergence(slug, row.revision, converged, status, row.error, nodes)
+    return Convergence(slug, row.revision, converged, status, row.error, nodes, unreachable)
 
 
 def nodes_serving(slug: str) -> list[str]:
@@ -133,11 +145,12 @@ def nodes_serving(slug: str) -> list[str]:
     if deleted is None:
         return []
     now = timezone.now()
+    epoch, _ = changelog.head()
     holding = set(NodeSite.objects.filter(slug=slug).values_list("node_id", flat=True))
     return [
         node.name
         for node in Node.objects.order_by("name")
-        if is_live(node, now) and (node.name in holding or node.revision < deleted)
+        if is_live(node, now) and (node.name in holding or node.epoch != epoch or node.revision < deleted)
     ]
 
 
@@ -146,13 +159,27 @@ def _removal(slug: str, row: Site | None) -> Convergence:
     deleted = _deletion(slug)
     if deleted is None:
         raise NotFound(f"There is no site «{slug}».")
-    nodes = _on_nodes(deleted, NodeSite.objects.filter(slug=slug).order_by("node_id"))
+    nodes = _reported(deleted, slug)
     waiting = nodes_serving(slug)
     if row is None and not waiting:
         raise NotFound(f"The site «{slug}» is gone.")
     error = row.error if row else ""
     status = SiteStatus.FAILED if error else SiteStatus.DELETING
-    return Convergence(slug, deleted, False, status.value, error, nodes)
+    _, unreachable = _reachable()
+    return Convergence(slug, deleted, False, status.value, error, nodes, unreachable)
+
+
+def _reported(revision: int, slug: str) -> list[SiteOnNode]:
+    epoch, _ = changelog.head()
+    return _on_nodes(revision, reports_of([slug]).get(slug, []), epoch)
+
+
+def _reachable() -> tuple[list[str], list[Unreachable]]:
+    """The names of the nodes that make contact, and the others."""
+    now = timezone.now()
+    nodes = list(Node.objects.order_by("name"))
+    live = [node.name for node in nodes if is_live(node, now)]
+    return live, [Unreachable(node.name, node.last_contact) for node in nodes if not is_live(node, now)]
 
 
 def _deletion(slug: str) -> int | None:
@@ -171,10 +198,11 @@ def _views(rows: Iterable[Site]) -> list[SiteView]:
     found = list(rows)
     reports = reports_of(row.slug for row in found)
     config: ControlConfig = settings.TENANTRY
-    return [_view(row, reports.get(row.slug, []), config) for row in found]
+    epoch, _ = changelog.head()
+    return [_view(row, _on_nodes(row.revision, reports.get(row.slug, []), epoch), config) for row in found]
 
 
-def _view(row: Site, reports: list[NodeSite], config: ControlConfig) -> SiteView:
+def _view(row: Site, nodes: list[SiteOnNode], config: ControlConfig) -> SiteView:
     names = [hostname.name for hostname in row.hostnames.all()]
     return SiteView(
         slug=row.slug,
@@ -195,7 +223,7 @@ def _view(row: Site, reports: list[NodeSite], config: ControlConfig) -> SiteView
         environment_names=row.environment_names,
         created_at=row.created_at,
         updated_at=row.updated_at,
-        nodes=_on_nodes(row.revision, reports),
+        nodes=nodes,
     )
 
 
@@ -205,7 +233,7 @@ def _url(hostname: str, config: ControlConfig) -> str:
     return f"{scheme}://{hostname}{port}/"
 
 
-def _on_nodes(revision: int, reports: Iterable[NodeSite]) -> list[SiteOnNode]:
+def _on_nodes(revision: int, reports: Iterable[NodeSite], epoch: UUID) -> list[SiteOnNode]:
     return [
         SiteOnNode(
             node=report.node_id,
@@ -214,7 +242,7 @@ def _on_nodes(revision: int, reports: Iterable[NodeSite]) -> list[SiteOnNode]:
             state=report.state,
             message=report.message,
             log=report.log,
-            lag=max(0, revision - report.revision),
+            lag=max(0, revision - report.revision) if report.node.epoch == epoch else revision,
             reported_at=report.reported_at,
         )
         for report in reports

@@ -14,6 +14,7 @@ from tenantry.control.changelog.models import Change
 from tenantry.control.changelog.services import ChangeType, act, append
 from tenantry.control.deferral import defer
 from tenantry.control.errors import Conflict, InvalidInput, NotFound, RevisionMismatch
+from tenantry.control.fleet import secrets as node_secrets
 from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import environment_of, sealer
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
@@ -27,6 +28,7 @@ from tenantry.control.sites.outcomes import (
 from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, first_repeated, parse_environment, parse_number
 from tenantry.spec.names import Fqdn, parse_hostname, parse_slug
+from tenantry.spec.sites import Mode
 from tenantry.spec.users import site_uid
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "record_command",
     "remove_hostname",
     "restart_site",
+    "set_mode",
     "update_site",
 ]
 
@@ -151,6 +154,8 @@ def update_site(actor: Actor, slug: str, change: SiteChange, *, expected_revisio
             changed["release"] = change.release
         if changed:
             site.save()
+            if change.environment is not None and site.status == SiteStatus.READY:
+                node_secrets.reseal_site(site)
             site.revision = append(
                 ChangeType.SITE_UPDATED, actor=actor.name, site=slug, project=site.project.name, metadata=changed
             )
@@ -174,6 +179,26 @@ def restart_site(actor: Actor, slug: str) -> Site:
     return site
 
 
+def set_mode(actor: Actor, slug: str, mode: str) -> Site:
+    """Change how the site answers its visitors: no new generation. The mode it has already is no change.
+
+    Raises `NotFound`, `InvalidInput`, `Conflict`.
+    """
+    require_admin(actor)
+    if mode not in set(Mode):
+        raise InvalidInput.of("mode", f"A site's mode is {', '.join(Mode)}, not «{mode[:60]}».")
+    with act():
+        site = _locked_site(slug)
+        if site.mode != mode:
+            metadata = {"mode": mode, "before": site.mode}
+            site.mode = mode
+            site.save(update_fields=["mode"])
+            site.revision = append(
+                ChangeType.SITE_MODE, actor=actor.name, site=slug, project=site.project.name, metadata=metadata
+            )
+    return site
+
+
 def delete_site(actor: Actor, slug: str, *, confirm: str, dump: bool = True) -> Site:
     """Take a site from the nodes and queue the removal of its data, after a last dump unless told otherwise.
 
@@ -189,6 +214,7 @@ def delete_site(actor: Actor, slug: str, *, confirm: str, dump: bool = True) -> 
             site.status = SiteStatus.DELETING
             site.error = ""
             site.save(update_fields=["status", "error"])
+            node_secrets.forget_site(site.number)
             metadata = {"number": site.number, "generation": site.generation, "dump": dump}
             site.revision = append(
                 ChangeType.SITE_DELETED, actor=actor.name, site=slug, project=site.project.name, metadata=metadata

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from tenantry.control.access.actors import Actor
 from tenantry.control.access.services import authenticate, create_token, ensure_administrator
 from tenantry.control.errors import ControlError, NotAuthenticated
-from tenantry.control.fleet.services import join_node
+from tenantry.control.fleet.services import adopt_node
 
 ADMINISTRATOR = "admin"
 
@@ -25,6 +25,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--node-name", required=True)
         parser.add_argument("--node-role", required=True, help="The node's PostgreSQL role; it must exist.")
+        parser.add_argument("--node-key-file", type=Path, help="The key that secrets are sealed with for this node.")
+        parser.add_argument("--node-token-file", type=Path, help="The token that this node shows to the API.")
         parser.add_argument("--admin-password-file", required=True, type=Path)
         parser.add_argument("--client-file", required=True, type=Path, help="Where the CLI finds its URL and token.")
         parser.add_argument("--url", default="", help="Where control answers; control_url of the configuration else.")
@@ -37,7 +39,8 @@ class Command(BaseCommand):
                 raise CommandError(f"{options['admin_password_file']} is empty: it must hold the password.")
             if ensure_administrator(ADMINISTRATOR, password):
                 self.stdout.write(f"The administrator «{ADMINISTRATOR}» was created.")
-            if join_node(options["node_name"], options["node_role"]):
+            credentials = _content(options["node_key_file"]), _content(options["node_token_file"])
+            if adopt_node(options["node_name"], options["node_role"], *credentials):
                 self.stdout.write(f"The node «{options['node_name']}» has joined.")
             if ensure_client_file(options["client_file"], options["url"] or settings.TENANTRY.control_url):
                 self.stdout.write(f"A new token is in {options['client_file']}.")
@@ -45,6 +48,16 @@ class Command(BaseCommand):
             raise CommandError(f"{error.filename}: {error.strerror}") from error
         except ControlError as error:
             raise CommandError(error.message) from error
+
+
+def _content(path: Path | None) -> str:
+    """The text of a file with a secret; empty when no file was named, for which the node stays as it is."""
+    if path is None:
+        return ""
+    text = path.read_text().strip()
+    if not text:
+        raise CommandError(f"{path} is empty: it must hold the secret.")
+    return text
 
 
 def ensure_client_file(path: Path, url: str) -> bool:
