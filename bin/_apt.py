@@ -16,6 +16,7 @@ from tenantry.embedded.signals import Interruption
 
 # "a|b": the first that the distribution has. "a|": a, or nothing where the distribution lacks it.
 _PLATFORM = {"nginx": "nginx-light|nginx", "redis-server": "redis-server", "git": "git", "setpriv": "util-linux"}
+_NODE = {"nginx": "nginx-light|nginx", "setpriv": "util-linux"}
 _TESTS = {"ip": "iproute2"}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -71,11 +72,11 @@ done
 """
 
 
-def missing_packages(*, tests: bool, uv: bool) -> list[str]:
-    """Return what must be installed, in the form of `_INSTALL`. `uv`: pip is needed, to fetch uv."""
-    wanted = {**_PLATFORM, **(_TESTS if tests else {})}
+def missing_packages(*, tests: bool, uv: bool, node: bool = False) -> list[str]:
+    """Return what must be installed, in the form of `_INSTALL`. `uv`: pip must fetch it. `node`: no servers."""
+    wanted = _NODE if node else {**_PLATFORM, **(_TESTS if tests else {})}
     packages = [package for program, package in wanted.items() if find_program(program) is None]
-    if not any(version >= MIN_POSTGRES for version in postgres_versions()):
+    if not node and not any(version >= MIN_POSTGRES for version in postgres_versions()):
         packages.insert(0, "postgresql")
     # Without them git cannot clone over https.
     if not Path("/etc/ssl/certs/ca-certificates.crt").exists():

@@ -18,11 +18,12 @@ from _apt import install_packages, missing_packages
 from _lockfile import renew_lock
 from _uv import CHECKOUT, find_uv, make_development_environment, make_platform_environment
 
-from tenantry.embedded.config import check_ports, choose_config, load_config
+from tenantry.embedded.config import NODE, check_ports, choose_config, choose_node_config, load_config
 from tenantry.embedded.errors import CommandFailed, EmbeddedError, Interrupted
 from tenantry.embedded.home import check_home, create_home, make_layout
+from tenantry.embedded.invitation import parse_invitation, pin_ca
 from tenantry.embedded.lock import hold_lock
-from tenantry.embedded.options import up_parser
+from tenantry.embedded.options import join_parser, up_parser
 from tenantry.embedded.processes import find_processes
 from tenantry.embedded.programs import need_postgres
 from tenantry.embedded.signals import Interruption
@@ -63,16 +64,36 @@ def up(arguments: list[str], interruption: Interruption) -> int:
     # Ports of a platform that runs, or of its orphans, are its own.
     if not find_processes(home, load_config(home)):
         check_ports(config)
-    install_packages(missing_packages(tests=False, uv=find_uv(home) is None), interruption)
-    need_postgres()
+    node = config.role == NODE
+    install_packages(missing_packages(tests=False, uv=find_uv(home) is None, node=node), interruption)
+    if not node:
+        need_postgres()
     create_home(home)
     with hold_lock(home, interruption, print):
-        make_layout(home, config.uid_base)
+        if not node:
+            make_layout(home, config.uid_base)
         wheel = make_platform_environment(interruption, home)
     demo = options.demo or CHECKOUT / "examples" / "demo"
     # Given twice, the last counts: these are absolute.
     rest = [*arguments, "--home", str(home.root), "--wheel", str(wheel), "--demo", str(demo.resolve())]
     return _become(interruption, [str(home.python), "-m", "tenantry.embedded", "up", *rest])
+
+
+def join(arguments: list[str], interruption: Interruption) -> int:
+    """Prepare the machine and the home of a node, then become `python -m tenantry.embedded join`."""
+    options = join_parser("bin/join").parse_args(arguments)
+    os.umask(0o022)
+    # What can be refused is refused before anything is installed, and long before the token is used.
+    home = check_home(options.home)
+    if load_config(home) is None:
+        check_ports(choose_node_config(home, options))
+        pin_ca(parse_invitation(options.url, options.token))
+    install_packages(missing_packages(tests=False, uv=find_uv(home) is None, node=True), interruption)
+    create_home(home)
+    with hold_lock(home, interruption, print):
+        make_platform_environment(interruption, home)
+    rest = [*arguments, "--home", str(home.root)]
+    return _become(interruption, [str(home.python), "-m", "tenantry.embedded", "join", *rest])
 
 
 def test(arguments: list[str], interruption: Interruption) -> int:
@@ -149,6 +170,7 @@ def sync(arguments: list[str], interruption: Interruption) -> int:
 _REFERENCES = {"docs/reference/cli.md": "tenantry.cli.reference"}
 _SCRIPTS: dict[str, Callable[[list[str], Interruption], int]] = {
     "up": up,
+    "join": join,
     "test": test,
     "lint": lint,
     "bench": bench,

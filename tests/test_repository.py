@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("up", "test", "lint", "bench", "lock", "sync")
+SCRIPTS = ("up", "join", "test", "lint", "bench", "lock", "sync")
 # Put together here, so that this file does not hold what it looks for.
 REGISTRY_HOSTS = ("pypi" + ".org", "python" + "hosted.org", "registry.npm" + "js.org", "crates" + ".io")
 # Where this repository lies on the machine at hand is no business of any file in it.

@@ -1,10 +1,10 @@
-"""`python -m tenantry.embedded up|down|status`: what `bin/up` and `tenantry up|down` become."""
+"""`python -m tenantry.embedded up|join|down|status`: what `bin/up`, `bin/join` and `tenantry up|down` become."""
 
 import argparse
 import sys
 
 from tenantry.embedded.errors import CommandFailed, ComponentFailed, EmbeddedError, Interrupted
-from tenantry.embedded.options import add_home, add_up
+from tenantry.embedded.options import add_home, add_join, add_up
 from tenantry.embedded.signals import Interruption
 
 
@@ -34,6 +34,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tenantry.embedded", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     add_up(commands.add_parser("up", help="start the platform", allow_abbrev=False))
+    add_join(commands.add_parser("join", help="make this machine a node of a platform", allow_abbrev=False))
     add_home(commands.add_parser("down", help="stop everything that up started", allow_abbrev=False))
     status = commands.add_parser("status", help="show the processes", allow_abbrev=False)
     add_home(status)
@@ -44,10 +45,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace, interruption: Interruption) -> int:
     # Imported here: the signals are already taken over while the libraries load.
     from tenantry.embedded.down import down
+    from tenantry.embedded.join import join
     from tenantry.embedded.status import status
     from tenantry.embedded.up import up
 
-    return {"up": up, "down": down, "status": status}[options.command](options, interruption)
+    return {"up": up, "join": join, "down": down, "status": status}[options.command](options, interruption)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 
 import httpx
 
-from tenantry.embedded.config import Config
+from tenantry.embedded.certificates import paths
+from tenantry.embedded.config import NODE, PLATFORM, Config
 from tenantry.embedded.credentials import Credentials
 from tenantry.embedded.files import read_json
 from tenantry.embedded.home import Home
+from tenantry.embedded.invitation import verified_context
 from tenantry.embedded.postgres import postgres_command, probe_postgres, worker_is_alive
 from tenantry.embedded.programs import need_program
 from tenantry.embedded.redis import as_user, probe_redis, redis_command
@@ -24,10 +26,7 @@ from tenantry.spec.users import CONTROL
 
 # In the order of starting; stopping goes the other way. A group starts when the one before is ready.
 STORES = ("postgres", "redis")
-SERVERS = ("control", "jobs", "nginx", "emperor", "agent")
-STOP_ORDER = (("agent", "jobs", "control"), ("nginx",), ("emperor",), ("redis", "postgres"))
-# What runs the platform's own code, and is started anew when that changed. Sites do not notice.
-CODE = ("control", "jobs", "agent")
+STOP_ORDER = (("agent", "jobs", "gateway", "control"), ("nginx",), ("emperor",), ("redis", "postgres"))
 
 _PROBE_SECONDS = 3
 # The agent beats every few seconds; an older contact is from before.
@@ -44,19 +43,65 @@ class Platform:
     postgres_programs: Path
 
 
+def stores_of(config: Config) -> tuple[str, ...]:
+    """Return the stores that a home runs."""
+    return STORES if config.role == PLATFORM else ()
+
+
+def code_of(config: Config) -> tuple[str, ...]:
+    """Return what runs the platform's own code, and is started anew when that changed. Sites do not notice."""
+    if config.role == NODE:
+        return ("control", "agent") if config.with_control else ("agent",)
+    return ("control", "gateway", "jobs", "agent") if config.cluster_address else ("control", "jobs", "agent")
+
+
+def servers_of(config: Config) -> tuple[str, ...]:
+    """Return what a home runs on top of the stores."""
+    return (*code_of(config)[:-1], "nginx", "emperor", "agent")
+
+
 def make_programs(platform: Platform) -> list[Program]:
-    """Return what supervisord keeps."""
+    """Return what supervisord keeps in a platform's home."""
     home, config = platform.home, platform.config
-    python = str(home.python)
-    control_file = str(home.secrets / "control.json")
-    control = [
+    jobs = {"TENANTRY_CONTROL_CONFIG": str(home.secrets / "jobs.json")}
+    certificates = paths(home, "")
+    secure = (
+        *("--ssl-certificate", str(certificates.chain), "--ssl-keyfile", str(certificates.gateway_key)),
+        *("--ssl-protocol-min", "tls1.2"),
+    )
+    gateway = [control_program(home, config, "gateway", str(config.cluster_address), *secure)]
+    return [
+        # INT is a fast shutdown: clients are sent away, nothing is lost.
+        Program(
+            "postgres", postgres_command(home, platform.postgres_programs), stop_signal="INT", stop_wait_seconds=20
+        ),
+        Program("redis", redis_command(home, config), stop_wait_seconds=10),
+        control_program(home, config, "control", "127.0.0.1"),
+        *(gateway if config.cluster_address else []),
+        # A build in progress is given up; its job begins anew at the next up.
+        Program("jobs", [str(home.python), "-m", "tenantry.control", "work"], jobs, stop_wait_seconds=8),
+        *serving_programs(home),
+    ]
+
+
+def control_program(
+    home: Home, config: Config, name: str, address: str, *options: str, environment: Mapping[str, str] | None = None
+) -> Program:
+    """Return a control process that listens on `address`; `options` go to its server."""
+    command = [
         *as_user(config, CONTROL),
-        *(str(home.venv / "bin" / "granian"), "--interface", "asgi", "--host", "127.0.0.1"),
-        *("--port", str(config.control_port), "--workers", "1", "--no-ws"),
+        *(str(home.venv / "bin" / "granian"), "--interface", "asgi", "--host", address),
+        *("--port", str(config.control_port), "--workers", "1", "--no-ws", *options),
         # The dashboard holds a stream of events open, which would keep a stopping worker waiting.
         *("--workers-kill-timeout", "3", "tenantry.control.asgi:application"),
     ]
-    jobs = {"TENANTRY_CONTROL_CONFIG": str(home.secrets / "jobs.json")}
+    variables = {"TENANTRY_CONTROL_CONFIG": str(home.secrets / "control.json"), "HOME": "/nonexistent"}
+    return Program(name, command, {**variables, **(environment or {})}, stop_wait_seconds=8)
+
+
+def serving_programs(home: Home) -> list[Program]:
+    """Return what serves sites, on every node."""
+    python = str(home.python)
     emperor = [python, "-c", "import pyuwsgi,sys; pyuwsgi.run(sys.argv[1:])", "--ini", str(home.etc / "emperor.ini")]
     agent = [python, "-m", "tenantry.node", "run", "--config", str(home.secrets / "agent.json")]
     nginx = [
@@ -67,19 +112,6 @@ def make_programs(platform: Platform) -> list[Program]:
         str(home.etc / "nginx.conf"),
     ]
     return [
-        # INT is a fast shutdown: clients are sent away, nothing is lost.
-        Program(
-            "postgres", postgres_command(home, platform.postgres_programs), stop_signal="INT", stop_wait_seconds=20
-        ),
-        Program("redis", redis_command(home, config), stop_wait_seconds=10),
-        Program(
-            "control",
-            control,
-            {"TENANTRY_CONTROL_CONFIG": control_file, "HOME": "/nonexistent"},
-            stop_wait_seconds=8,
-        ),
-        # A build in progress is given up; its job begins anew at the next up.
-        Program("jobs", [python, "-m", "tenantry.control", "work"], jobs, stop_wait_seconds=8),
         # nginx writes logs/nginx.log itself.
         Program("nginx", nginx, stop_signal="QUIT", stop_wait_seconds=4, log="nginx.start"),
         # Vassals that are just loading their application do not listen; they end with the emperor at the latest.
@@ -118,25 +150,48 @@ def _control(platform: Platform, state: State, since: float) -> str | None:
     return None if answer.status_code == 200 else f"/readyz answers {answer.status_code}: {answer.text[:200]}"
 
 
+def _gateway(platform: Platform, state: State, since: float) -> str | None:
+    if state.name != "RUNNING":
+        return "starting"
+    trust = verified_context(platform.home.authority.read_text())
+    try:
+        answer = httpx.get(
+            f"{platform.config.gateway_url}/readyz", timeout=_PROBE_SECONDS, trust_env=False, verify=trust
+        )
+    except httpx.HTTPError as error:
+        return f"/readyz: {error}"
+    return None if answer.status_code == 200 else f"/readyz answers {answer.status_code}: {answer.text[:200]}"
+
+
 def _jobs(platform: Platform, state: State, since: float) -> str | None:
     since = max(since, time.time() - _FRESH_SECONDS)
     return None if worker_is_alive(platform.home, platform.credentials, since) else "no heartbeat yet"
 
 
 def _nginx(platform: Platform, state: State, since: float) -> str | None:
+    return probe_nginx(platform.home, platform.config, state)
+
+
+def probe_nginx(home: Home, config: Config, state: State) -> str | None:
+    """Return None when nginx listens, else what is missing."""
     # nginx writes its pid once it listens; so a foreign server on the port is not taken for ours.
     with contextlib.suppress(OSError, ValueError):
-        if int((platform.home.run / "nginx.pid").read_text()) == state.pid:
-            address = (connectable(platform.config.bind), platform.config.http_port)
+        if int((home.run / "nginx.pid").read_text()) == state.pid:
+            address = (connectable(config.bind), config.http_port)
             with socket.create_connection(address, timeout=_PROBE_SECONDS):
                 return None
     return "does not listen yet"
 
 
 def _emperor(platform: Platform, state: State, since: float) -> str | None:
+    return probe_emperor(platform.home, state)
+
+
+def probe_emperor(home: Home, state: State) -> str | None:
+    """Return None when the emperor answers, else what is missing."""
     with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stats:
         stats.settimeout(_PROBE_SECONDS)
-        stats.connect(str(platform.home.run / "emperor.sock"))
+        stats.connect(str(home.run / "emperor.sock"))
         text = b"".join(iter(lambda: stats.recv(65536), b""))
         if json.loads(text).get("pid") == state.pid:
             return None
@@ -180,6 +235,7 @@ _PROBES: dict[str, Probe] = {
     "postgres": _postgres,
     "redis": _redis,
     "control": _control,
+    "gateway": _gateway,
     "jobs": _jobs,
     "nginx": _nginx,
     "emperor": _emperor,

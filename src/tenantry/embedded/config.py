@@ -5,17 +5,22 @@ import os
 import re
 import socket
 from argparse import Namespace
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from tenantry.embedded.errors import HomeUnusable
 from tenantry.embedded.files import read_json, write_json
 from tenantry.embedded.home import Home
-from tenantry.embedded.network import check_port
-from tenantry.embedded.options import DEFAULT_HTTP_PORT
+from tenantry.embedded.network import check_address, check_port
+from tenantry.embedded.options import DEFAULT_HTTP_PORT, NO_ADDRESS
 from tenantry.spec.users import RANGE_SIZE, SMALL_BASE, range_size
 
 VERSION = 1
+PLATFORM = "platform"
+NODE = "node"
+POSTGRES_PORT = 5432
+REDIS_TLS_PORT = 6380
 # One range for each home. systemd's list of uid ranges leaves 1,879,048,192 to 2,147,483,647 to nobody.
 _FIRST_UID = 1_879_100_000
 _RANGES = (2_147_483_647 - _FIRST_UID) // RANGE_SIZE
@@ -23,7 +28,12 @@ _RANGES = (2_147_483_647 - _FIRST_UID) // RANGE_SIZE
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`<home>/config.json`. `uid_base` is None when the platform runs as one ordinary user."""
+    """`<home>/config.json`. `uid_base` is None when the platform runs as one ordinary user.
+
+    `role` is PLATFORM, or NODE for a home that joined the platform at `platform_url`. `cluster_address` is where a
+    platform's PostgreSQL, Redis and gateway can be reached by other machines; None: by none. `old_seals`: the home is
+    from before nodes had keys of their own, and its node may remember documents sealed with the platform's.
+    """
 
     version: int
     bind: str
@@ -33,6 +43,23 @@ class Config:
     node: str
     demo_source: str | None = None
     library_wheel: str | None = None
+    role: str = PLATFORM
+    cluster_address: str | None = None
+    postgres_port: int = POSTGRES_PORT
+    redis_port: int = REDIS_TLS_PORT
+    with_control: bool = False
+    platform_url: str | None = None
+    old_seals: bool = False
+
+    @property
+    def shares_uids(self) -> bool:
+        """Whether another home on the machine may have sites under the same user ids: other nodes' ids are ours."""
+        return self.role == NODE or self.cluster_address is not None or self.uid_base == SMALL_BASE
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Where the API and the dashboard answer to other machines, None when they do not."""
+        return f"https://{self.cluster_address}:{self.control_port}" if self.cluster_address else None
 
     @property
     def control_url(self) -> str:
@@ -62,22 +89,77 @@ def load_config(home: Home) -> Config | None:
 def choose_config(home: Home, options: Namespace) -> Config:
     """Return what an up with `options` runs with: options over what is kept over defaults. Writes nothing."""
     kept = load_config(home)
+    chosen: dict[str, Any] = {**_chosen_ports(kept, options), **_chosen_cluster(kept, options)}
+    if options.bind:
+        chosen["bind"] = options.bind
+    if options.demo:
+        chosen["demo_source"] = str(options.demo.resolve())
+    if options.wheel:
+        chosen["library_wheel"] = str(options.wheel.resolve())
+    remembers = (home.root / "state" / "head.json").exists()
+    if kept and kept.role == PLATFORM and remembers and not (home.secrets / "node.key").exists():
+        chosen["old_seals"] = True
+    return replace(kept or _first_config(home), **chosen)
+
+
+def _first_config(home: Home) -> Config:
+    """Return the defaults of a platform's first up."""
+    port = DEFAULT_HTTP_PORT
+    return Config(VERSION, "127.0.0.1", port, _control_port(port), choose_uid_base(home.root), node_name())
+
+
+def _chosen_ports(kept: Config | None, options: Namespace) -> dict[str, Any]:
     http_port = options.http_port or (kept.http_port if kept else DEFAULT_HTTP_PORT)
     control_port = options.control_port or (
         kept.control_port if kept and kept.http_port == http_port else _control_port(http_port)
     )
     if control_port == http_port:
         raise HomeUnusable(f"--http-port and --control-port are both {http_port}. Choose two different ports.")
+    return {"http_port": http_port, "control_port": control_port}
+
+
+def _chosen_cluster(kept: Config | None, options: Namespace) -> dict[str, Any]:
+    given = {
+        "cluster_address": options.cluster_address,
+        "postgres_port": options.cluster_postgres_port,
+        "redis_port": options.cluster_redis_port,
+    }
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if chosen and kept and kept.role == NODE:
+        raise HomeUnusable(
+            f"This home is the node {kept.node} of {kept.platform_url}. Only the platform's home has --cluster options."
+        )
+    if chosen.get("cluster_address") == NO_ADDRESS:
+        chosen["cluster_address"] = None
+    return chosen
+
+
+def choose_node_config(home: Home, options: Namespace) -> Config:
+    """Return what a home that is to join with `options` runs with; the user ids are the platform's answer's affair."""
+    kept = load_config(home)
     return Config(
         version=VERSION,
         bind=options.bind or (kept.bind if kept else "127.0.0.1"),
-        http_port=http_port,
-        control_port=control_port,
-        uid_base=kept.uid_base if kept else choose_uid_base(home.root),
-        node=kept.node if kept else node_name(),
-        demo_source=str(options.demo.resolve()) if options.demo else (kept.demo_source if kept else None),
-        library_wheel=str(options.wheel.resolve()) if options.wheel else (kept.library_wheel if kept else None),
+        **_chosen_ports(kept, options),
+        uid_base=None,
+        node=options.name or (kept.node if kept else node_name()),
+        role=NODE,
+        with_control=options.control,
+        platform_url=options.url,
     )
+
+
+def node_uid_base(home: Home, platforms: int | None) -> int | None:
+    """Return the first user id of a node's sites: the platform's, so that files on a shared disk have one owner.
+
+    A node that runs as an ordinary user has none; one whose platform has none chooses its own, and so does a container
+    that lacks the platform's ids.
+    """
+    if os.geteuid() != 0:
+        return None
+    if platforms is not None and _maps_all(platforms):
+        return platforms
+    return choose_uid_base(home.root)
 
 
 def save_config(home: Home, config: Config) -> None:
@@ -86,9 +168,27 @@ def save_config(home: Home, config: Config) -> None:
 
 
 def check_ports(config: Config) -> None:
-    """Raise `PortTaken` when one of the platform's two ports cannot be had."""
+    """Raise `PortTaken` when one of the home's ports cannot be had, `HomeUnusable` when an address is not ours."""
     check_port(config.bind, config.http_port, "--http-port", "the sites")
-    check_port("127.0.0.1", config.control_port, "--control-port", "the dashboard and the API")
+    if config.role == PLATFORM or config.with_control:
+        check_port("127.0.0.1", config.control_port, "--control-port", "the dashboard and the API")
+    if config.cluster_address is not None:
+        check_address(config.cluster_address)
+        for port, option, purpose in (
+            (config.control_port, "--control-port", "the nodes' way to the API"),
+            (config.postgres_port, "--cluster-postgres-port", "the nodes' way to PostgreSQL"),
+            (config.redis_port, "--cluster-redis-port", "the nodes' way to Redis"),
+        ):
+            check_port(config.cluster_address, port, option, purpose)
+        if config.bind in (config.cluster_address, "0.0.0.0"):  # noqa: S104  compared, not bound
+            _check_apart(config)
+
+
+def _check_apart(config: Config) -> None:
+    """nginx and the servers share an address: their ports must differ."""
+    ports = [config.http_port, config.control_port, config.postgres_port, config.redis_port]
+    if len(set(ports)) < len(ports):
+        raise HomeUnusable(f"Two of the ports {ports} on {config.cluster_address} are the same. Choose another one.")
 
 
 def node_name() -> str:
@@ -106,10 +206,9 @@ def choose_uid_base(root: Path) -> int | None:
         return None
     digest = hashlib.sha256(os.fsencode(root)).digest()
     base = _FIRST_UID + int.from_bytes(digest[:8], "big") % _RANGES * RANGE_SIZE
-    maps = [Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid")]
-    if all(_is_mapped(text, base, range_size(base)) for text in maps):
+    if _maps_all(base):
         return base
-    if all(_is_mapped(text, SMALL_BASE, range_size(SMALL_BASE)) for text in maps):
+    if _maps_all(SMALL_BASE):
         return SMALL_BASE
     raise HomeUnusable(
         "This container maps too few user ids to give each site its own. "
@@ -120,6 +219,12 @@ def choose_uid_base(root: Path) -> int | None:
 def _control_port(http_port: int) -> int:
     """Return the control port beside `http_port`. Sites on a privileged port do not make the dashboard want one."""
     return http_port + 1 if 1024 <= http_port < 65535 else 8081
+
+
+def _maps_all(base: int) -> bool:
+    """Whether the range from `base` exists here, for users and for groups."""
+    maps = [Path(f"/proc/self/{kind}_map").read_text() for kind in ("uid", "gid")]
+    return all(_is_mapped(text, base, range_size(base)) for text in maps)
 
 
 def _is_mapped(text: str, first: int, count: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
+from tenantry.embedded.certificates import Certificates
 from tenantry.embedded.config import Config
 from tenantry.embedded.files import read_json, write_file, write_json
 from tenantry.embedded.home import Home
@@ -23,9 +24,13 @@ CONTROL_ROLE = "tenantry_control"
 JOBS_ROLE = "tenantry_jobs"
 NODE_ROLE = "tenantry_node_1"
 DATABASE = "tenantry"
-# The name inside the socket's file name, not a TCP port: the server listens on no address.
+# Every node's role belongs to it: pg_hba.conf lets its members in over TLS.
+NODES_ROLE = "tenantry_nodes"
+# The name inside the socket's file name, whatever port the server listens on for other nodes.
 SOCKET_PORT = 5432
 REDIS_ADMIN = "admin"
+NGINX_GROUP = "www-data"
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Credentials:
     redis_password: str
     platform_key: str
     secret_key: str
+    node_key: str
+    node_token: str
 
 
 def keep_credentials(home: Home) -> Credentials:
@@ -56,13 +63,19 @@ def keep_credentials(home: Home) -> Credentials:
     platform_key = _keep_text(home, "platform.key", base64.urlsafe_b64encode(os.urandom(32)).decode())
     secret_key = _keep_text(home, "secret.key", secrets.token_urlsafe(50))
     _keep_text(home, "admin-password", secrets.token_urlsafe(12))
-    return Credentials(passwords, redis_password, platform_key, secret_key)
+    # The first node's own, as joined nodes get theirs.
+    node_key = _keep_text(home, "node.key", base64.urlsafe_b64encode(os.urandom(32)).decode())
+    node_token = _keep_text(home, "node.token", f"tnn_{secrets.token_urlsafe(32)}")
+    return Credentials(passwords, redis_password, platform_key, secret_key, node_key, node_token)
 
 
-def write_reader_files(home: Home, config: Config, credentials: Credentials, postgres_bin: str) -> None:
+def write_reader_files(
+    home: Home, config: Config, credentials: Credentials, postgres_bin: str, certificates: Certificates | None = None
+) -> None:
     """Write the files of control, jobs and the agent, each owned by its reader, 0600."""
-    control = control_document(home, config, credentials, postgres_bin, CONTROL_ROLE)
-    jobs = control_document(home, config, credentials, postgres_bin, JOBS_ROLE)
+    cluster = cluster_document(config, certificates)
+    control = control_document(home, config, credentials, postgres_bin, CONTROL_ROLE) | {"cluster": cluster}
+    jobs = control_document(home, config, credentials, postgres_bin, JOBS_ROLE) | {"cluster": cluster}
     owner = None if config.uid_base is None else control_uid(config.uid_base)
     write_json(home.secrets / "control.json", control, 0o600, owner)
     write_json(home.secrets / "jobs.json", jobs, 0o600)
@@ -79,7 +92,10 @@ def control_document(
         "database": {**place, "name": DATABASE, "user": role, "password": credentials.passwords[role]},
         "platform_key": credentials.platform_key,
         "secret_key": credentials.secret_key,
-        "allowed_hosts": ["127.0.0.1", "localhost", "[::1]"],
+        "allowed_hosts": [
+            *LOCAL_HOSTS,
+            *([config.cluster_address] if config.cluster_address else []),
+        ],
         "control_url": config.control_url,
         "http_port": config.http_port,
         "uid_base": config.uid_base,
@@ -91,6 +107,20 @@ def control_document(
         },
         "library_wheel": config.library_wheel or "",
         "postgres_bin": postgres_bin,
+        "artifacts": {"kind": "directory", "directory": str(home.artifacts)},
+    }
+
+
+def cluster_document(config: Config, certificates: Certificates | None) -> dict[str, Any] | None:
+    """Return what other nodes are told of the servers, None when there is no cluster address."""
+    if certificates is None:
+        return None
+    return {
+        "address": config.cluster_address,
+        "postgres_port": config.postgres_port,
+        "redis_port": config.redis_port,
+        "ca": certificates.ca_text,
+        "gateway_url": config.gateway_url,
     }
 
 
@@ -101,11 +131,16 @@ def agent_document(home: Home, config: Config, credentials: Credentials) -> dict
         "home": str(home.root),
         "node": config.node,
         "dsn": conninfo(home, NODE_ROLE, credentials.passwords[NODE_ROLE]),
-        "platform_key": credentials.platform_key,
+        # What an older release's node remembers is sealed with the platform's key.
+        "platform_key": [credentials.node_key, credentials.platform_key] if config.old_seals else credentials.node_key,
+        "node_token": credentials.node_token,
+        "control_url": config.control_url,
+        "control_ca": None,
+        "artifact_directory": str(home.artifacts),
         "bind": config.bind,
         "http_port": config.http_port,
         "uid_base": config.uid_base,
-        "nginx_group": "www-data" if config.uid_base is not None else None,
+        "nginx_group": NGINX_GROUP if config.uid_base is not None else None,
         "tenant_database": place,
         "redis_socket": str(redis_socket(home)),
     }

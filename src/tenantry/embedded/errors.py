@@ -6,7 +6,8 @@ EmbeddedError
 ├── ToolMissing        a program (PostgreSQL, nginx, ...) is not installed or too old
 ├── CommandFailed      a command that had to succeed did not; carries the end of its output
 ├── ComponentFailed    a process of the platform did not become ready; carries the end of its log
-└── DemoFailed         the demo project or one of its sites could not be made
+├── DemoFailed         the demo project or one of its sites could not be made
+└── JoinFailed         this machine did not become a node: no platform there, or it refused
 
 Interrupted            a person pressed Ctrl-C (or a signal asked to stop): not an error, everything is undone
 """
@@ -48,6 +49,10 @@ class ComponentFailed(EmbeddedError):
 
 class DemoFailed(EmbeddedError):
     """The demo project or one of its sites could not be made."""
+
+
+class JoinFailed(EmbeddedError):
+    """This machine did not become a node; the token is unused unless the message says otherwise."""
 
 
 class Interrupted(Exception):

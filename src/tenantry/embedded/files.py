@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 
-def write_file(path: Path, text: str, mode: int = 0o644, owner: int | None = None) -> bool:
-    """Put `text` at `path` with `mode` and `owner` (uid = gid); return whether the bytes changed.
+def write_file(path: Path, text: str, mode: int = 0o644, owner: int | tuple[int, int] | None = None) -> bool:
+    """Put `text` at `path` with `mode` and `owner` (uid = gid, or both); return whether the bytes changed.
 
     The file is replaced by rename, so a reader sees the old or the new text and a crash leaves one of them.
     """
-    ids = (owner, owner) if owner is not None else (os.geteuid(), os.getegid())
+    given = (owner, owner) if isinstance(owner, int) else owner
+    ids = given or (os.geteuid(), os.getegid())
     try:
         known = os.lstat(path)
         same = path.read_text() == text

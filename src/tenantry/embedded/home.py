@@ -19,7 +19,10 @@ MIN_FREE_BYTES = 100 * 1024 * 1024
 MIN_FREE_INODES = 20_000
 _PATH = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 # What `bin/up` puts into a home before the platform has written its configuration.
-_OURS_EARLY = {"venv", "cache", "bootstrap", "lock", "etc", "run", "logs", "secrets", "postgres", "redis", "state"}
+_OURS_EARLY = {
+    *("venv", "cache", "bootstrap", "lock", "etc", "run", "logs", "secrets", "postgres", "redis", "state"),
+    "artifacts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,16 @@ class Home:
         return self.root / "cache" / "wheels"
 
     @property
+    def artifacts(self) -> Path:
+        """The artifact store of the cluster: packed releases, named by their digest."""
+        return self.root / "artifacts"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the cluster's authority, for everybody to read: sites check servers with it."""
+        return self.etc / "ca.pem"
+
+    @property
     def supervisor_socket(self) -> Path:
         """supervisord's XML-RPC."""
         return self.run / "supervisor.sock"
@@ -132,20 +145,32 @@ def create_home(home: Home) -> None:
 
 
 def make_layout(home: Home, uid_base: int | None) -> None:
-    """Create the directories that belong to the embedded platform. The node and the jobs worker make their own."""
+    """Create the directories of a platform. The node and the jobs worker make their own."""
+    make_node_layout(home, uid_base)
+    make_directory(home.root / "postgres", 0o755)
+    redis = None if uid_base is None else (redis_uid(uid_base), redis_uid(uid_base))
+    make_directory(home.root / "redis", 0o755, redis)
+    make_directory(home.root / "redis" / "data", 0o700, redis)
+    # Releases may hold a project's secrets: the jobs worker writes them, control hands them to nodes.
+    make_directory(home.artifacts, 0o750, _control_reads(uid_base))
+
+
+def make_node_layout(home: Home, uid_base: int | None) -> None:
+    """Create the directories that every home has, a platform's and a node's."""
     create_home(home)
     make_directory(home.root, 0o755)
-    for path in (home.etc, home.root / "postgres", home.root / "cache", home.wheels):
+    for path in (home.etc, home.root / "cache", home.wheels):
         make_directory(path, 0o755)
     # The access log has every site's URLs in it: for control to show, for no site to read.
-    make_directory(home.logs, 0o750, None if uid_base is None else (0, control_uid(uid_base)))
+    make_directory(home.logs, 0o750, _control_reads(uid_base))
     # Others may pass through to the one file they own, and see no list of names.
     make_directory(home.secrets, 0o711)
     home.run.mkdir(mode=0o755, exist_ok=True)
     (home.logs / "builds").mkdir(mode=0o755, exist_ok=True)
-    redis = None if uid_base is None else (redis_uid(uid_base), redis_uid(uid_base))
-    make_directory(home.root / "redis", 0o755, redis)
-    make_directory(home.root / "redis" / "data", 0o700, redis)
+
+
+def _control_reads(uid_base: int | None) -> tuple[int, int] | None:
+    return None if uid_base is None else (0, control_uid(uid_base))
 
 
 def _check_characters(root: Path) -> None:

@@ -5,7 +5,7 @@ import errno
 import socket
 from pathlib import Path
 
-from tenantry.embedded.errors import PortTaken
+from tenantry.embedded.errors import HomeUnusable, PortTaken
 
 _LISTEN = "0A"  # the kernel's number for TCP_LISTEN in /proc/net/tcp
 
@@ -19,6 +19,18 @@ def check_port(address: str, port: int, option: str, purpose: str) -> None:
             probe.bind((address, port))
         except OSError as error:
             raise PortTaken(_explain(error, address, port, option, purpose)) from error
+
+
+def check_address(address: str) -> None:
+    """Raise `HomeUnusable` when `address` is none of this machine's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise HomeUnusable(
+                f"{address} is not an address of this machine ({error.strerror}), so nodes would not find it there. "
+                "«ip address» lists those it has; choose one with --cluster-address."
+            ) from error
 
 
 def port_holder(port: int) -> str | None:

@@ -13,11 +13,14 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
+from tenantry.embedded.certificates import Certificates
+from tenantry.embedded.config import Config
 from tenantry.embedded.credentials import (
     CONTROL_ROLE,
     DATABASE,
     JOBS_ROLE,
     NODE_ROLE,
+    NODES_ROLE,
     SOCKET_PORT,
     SUPERUSER,
     Credentials,
@@ -32,11 +35,17 @@ from tenantry.embedded.signals import Interruption, run_command
 
 _INITDB_LIMIT = timedelta(minutes=2)
 _CONNECT_SECONDS = 3
+_ROLES_ARE_GIVEN = 160_000
 
 # Site roles may enter the database of their own name and no other; the two roles that serve them all may enter any.
 _HBA = f"""local {DATABASE} all scram-sha-256
 local sameuser all scram-sha-256
 local all {JOBS_ROLE},{SUPERUSER} scram-sha-256
+"""
+# Of the cluster: never without TLS, and never the roles that may do everything. Control runs on nodes too.
+_HBA_CLUSTER = f"""hostssl all {JOBS_ROLE},{SUPERUSER} all reject
+hostssl {DATABASE} +{NODES_ROLE},{CONTROL_ROLE} all scram-sha-256
+hostssl sameuser all all scram-sha-256
 """
 
 
@@ -45,7 +54,13 @@ def data_directory(home: Home) -> Path:
     return home.root / "postgres" / "data"
 
 
-def prepare_postgres(home: Home, credentials: Credentials, interruption: Interruption) -> Path:
+def prepare_postgres(
+    home: Home,
+    credentials: Credentials,
+    interruption: Interruption,
+    config: Config | None = None,
+    certificates: Certificates | None = None,
+) -> Path:
     """Make the cluster if there is none and write its configuration; return the directory of the server's programs.
 
     Raises `ToolMissing` when no PostgreSQL fits (an existing cluster needs its own major version).
@@ -57,13 +72,36 @@ def prepare_postgres(home: Home, credentials: Credentials, interruption: Interru
     make_directory(socket_directory(home), 0o755, owner)
     if not existing.exists():
         _make_cluster(home, programs, credentials, interruption, owner)
-    write_file(home.etc / "pg_hba.conf", _HBA)
-    write_file(home.etc / "postgresql.conf", render_settings(home, major))
+    write_file(home.etc / "pg_hba.conf", _HBA + (_HBA_CLUSTER if certificates else ""))
+    write_file(home.etc / "postgresql.conf", render_settings(home, major, config, certificates))
+    _keep_socket_name(home, config.postgres_port if config and certificates else SOCKET_PORT)
     return programs
 
 
-def render_settings(home: Home, major: int) -> str:
+def _keep_socket_name(home: Home, port: int) -> None:
+    """Let the socket be found under its usual name: the server names it after its port, sites know the name."""
+    usual = socket_directory(home) / f".s.PGSQL.{SOCKET_PORT}"
+    if port == SOCKET_PORT:
+        if usual.is_symlink():
+            usual.unlink()
+    elif not usual.is_symlink() or usual.readlink() != Path(f".s.PGSQL.{port}"):
+        usual.unlink(missing_ok=True)
+        usual.symlink_to(f".s.PGSQL.{port}")
+
+
+def render_settings(
+    home: Home, major: int, config: Config | None = None, certificates: Certificates | None = None
+) -> str:
     """Return postgresql.conf. The home's path has no character that would need quoting."""
+    cluster = {}
+    if config and certificates:
+        cluster = {
+            "listen_addresses": f"'{config.cluster_address}'",
+            "port": str(config.postgres_port),
+            "ssl": "on",
+            "ssl_cert_file": f"'{certificates.chain}'",
+            "ssl_key_file": f"'{certificates.postgres_key}'",
+        }
     settings = {
         "data_directory": f"'{data_directory(home)}'",
         "hba_file": f"'{home.etc / 'pg_hba.conf'}'",
@@ -84,6 +122,7 @@ def render_settings(home: Home, major: int) -> str:
         "log_timezone": "UTC",
         "timezone": "UTC",
         "lc_messages": "C",
+        **cluster,
     }
     if major >= 16:
         # Before 16 a role with CREATEROLE could act on every role; since then it must be given those it makes.
@@ -125,11 +164,30 @@ def prepare_database(home: Home, credentials: Credentials) -> None:
                 )
             )
         connection.execute(_of("GRANT {} TO {}", CONTROL_ROLE, JOBS_ROLE))
+        _prepare_nodes_role(connection)
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(_of("CREATE DATABASE {} OWNER {}", DATABASE, CONTROL_ROLE))
         for name in (DATABASE, "postgres", "template1"):
             connection.execute(_of("REVOKE ALL ON DATABASE {} FROM PUBLIC", name))
-        connection.execute(_of("GRANT CONNECT ON DATABASE {} TO {}, {}", DATABASE, JOBS_ROLE, NODE_ROLE))
+        connection.execute(
+            _of("GRANT CONNECT ON DATABASE {} TO {}, {}, {}", DATABASE, JOBS_ROLE, NODE_ROLE, NODES_ROLE)
+        )
+
+
+def _prepare_nodes_role(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Make the group that every node's role belongs to; the jobs worker puts them in."""
+    if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [NODES_ROLE]).fetchone():
+        connection.execute(_of("CREATE ROLE {} NOLOGIN", NODES_ROLE))
+    connection.execute(_of("GRANT {} TO {}", NODES_ROLE, NODE_ROLE))
+    if connection.info.server_version >= _ROLES_ARE_GIVEN:
+        # Before, CREATEROLE was enough to put a role into any group.
+        connection.execute(_of("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", NODES_ROLE, JOBS_ROLE))
+
+
+def reload_postgres(home: Home, credentials: Credentials) -> None:
+    """Let a running server read its certificate anew."""
+    with _connect(home, credentials, "postgres") as connection:
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def worker_is_alive(home: Home, credentials: Credentials, since: float) -> bool:

@@ -4,7 +4,7 @@ What supervisord keeps is asked of supervisord. This module is for the case that
 process is ended only when it proves to be ours, by one of
 
 - the mark that supervisord's environment gave it (servers that rewrite their title, nginx and PostgreSQL, lose it);
-- a user id of the home's own range;
+- a user id of the home's own range (of a cluster's: together with a file, a directory or an argument inside the home);
 - the session that our supervisord began, together with a file, a directory or an argument inside the home;
 - being a PostgreSQL process that works in the home's cluster;
 - a command line that runs one of the home's vassals.
@@ -23,7 +23,7 @@ from pathlib import Path
 from tenantry.embedded.config import Config
 from tenantry.embedded.files import read_json, write_json
 from tenantry.embedded.home import Home
-from tenantry.spec.users import SMALL_BASE, range_size
+from tenantry.spec.users import range_size
 
 MARK = "TENANTRY_SUPERVISED"
 
@@ -135,9 +135,8 @@ def _belongs(process: Process, home: Home, config: Config | None, session: int) 
         return True
     if config is None or config.uid_base is None:
         return False
-    # The small range inside a container may be another home's too; a range of one's own is proof enough.
-    own = _has_uid(place, config.uid_base)
-    return own and (config.uid_base != SMALL_BASE or mentions)
+    # A range of one's own is proof enough; the small one of containers, and a cluster's, may be another home's too.
+    return _has_uid(place, config.uid_base) and (mentions or not config.shares_uids)
 
 
 def _sees(place: Path, home: Home) -> bool:

@@ -4,8 +4,10 @@ import hashlib
 
 import redis
 
+from tenantry.embedded.certificates import Certificates
 from tenantry.embedded.config import Config
 from tenantry.embedded.credentials import REDIS_ADMIN, Credentials, redis_socket
+from tenantry.embedded.errors import ComponentFailed
 from tenantry.embedded.files import write_file
 from tenantry.embedded.home import Home
 from tenantry.embedded.programs import need_program
@@ -14,13 +16,20 @@ from tenantry.spec.users import REDIS, redis_uid
 _TIMEOUT_SECONDS = 2
 
 
-def prepare_redis(home: Home, config: Config, credentials: Credentials, *, running: bool) -> None:
+def prepare_redis(
+    home: Home,
+    config: Config,
+    credentials: Credentials,
+    certificates: Certificates | None = None,
+    *,
+    running: bool,
+) -> None:
     """Write the configuration, and the access list with the administrator's line; the sites' users stay.
 
     While the server runs the access list is its own: it writes it, and a user added meanwhile would be lost here.
     """
     owner = None if config.uid_base is None else redis_uid(config.uid_base)
-    write_file(home.etc / "redis.conf", render_settings(home))
+    write_file(home.etc / "redis.conf", render_settings(home, config, certificates))
     if running:
         return
     access = home.root / "redis" / "users.acl"
@@ -28,9 +37,20 @@ def prepare_redis(home: Home, config: Config, credentials: Credentials, *, runni
     write_file(access, render_access(known, credentials.redis_password), 0o600, owner)
 
 
-def render_settings(home: Home) -> str:
+def render_settings(home: Home, config: Config | None = None, certificates: Certificates | None = None) -> str:
     """Return redis.conf. The home's path has no character that would need quoting."""
     directory = home.root / "redis"
+    cluster = {}
+    if config and certificates:
+        cluster = {
+            "bind": str(config.cluster_address),
+            "tls-port": str(config.redis_port),
+            "tls-cert-file": str(certificates.chain),
+            "tls-key-file": str(certificates.redis_key),
+            "tls-ca-cert-file": str(home.authority),
+            # Clients say who they are with their password.
+            "tls-auth-clients": "no",
+        }
     settings = {
         "port": "0",
         "unixsocket": str(redis_socket(home)),
@@ -48,6 +68,7 @@ def render_settings(home: Home) -> str:
         "appendonly": "no",
         # With a full disk the sites' caches go on working in memory.
         "stop-writes-on-bgsave-error": "no",
+        **cluster,
     }
     return "".join(f"{name} {value}\n" for name, value in settings.items())
 
@@ -80,13 +101,7 @@ def as_user(config: Config, offset: int) -> list[str]:
 
 def probe_redis(home: Home, credentials: Credentials) -> str | None:
     """Return None when the server answers PING, else why not."""
-    client = redis.Redis(
-        unix_socket_path=str(redis_socket(home)),
-        username=REDIS_ADMIN,
-        password=credentials.redis_password,
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-    )
+    client = _administrator(home, credentials)
     try:
         client.ping()
     except redis.RedisError as error:
@@ -94,3 +109,24 @@ def probe_redis(home: Home, credentials: Credentials) -> str | None:
     finally:
         client.close()
     return None
+
+
+def reload_redis(home: Home, credentials: Credentials, certificates: Certificates) -> None:
+    """Let a running server read its certificate anew."""
+    client = _administrator(home, credentials)
+    try:
+        client.config_set("tls-cert-file", str(certificates.chain))
+    except redis.RedisError as error:
+        raise ComponentFailed("redis", f"Redis does not take the new certificate: {error}") from error
+    finally:
+        client.close()
+
+
+def _administrator(home: Home, credentials: Credentials) -> "redis.Redis":
+    return redis.Redis(
+        unix_socket_path=str(redis_socket(home)),
+        username=REDIS_ADMIN,
+        password=credentials.redis_password,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+    )
