@@ -78,6 +78,13 @@ class Layout:
     def data(self, slug: Slug) -> Path:
         return self.home / "data" / slug
 
+    @property
+    def releases(self) -> Path:
+        return self.home / "releases"
+
+    def release_record(self, name: ReleaseName) -> Path:
+        return self.home / "state" / "releases" / f"{name}.json"
+
     def release(self, name: ReleaseName) -> Path:
         return self.home / "releases" / str(name)
 
