@@ -46,6 +46,7 @@ from tenantry.spec.environment import CacheAccess, SiteIdentity, SitePlaces, sit
 from tenantry.spec.users import project_uid
 
 CANCELLED = "The build was cancelled."
+BUILT_HERE = ".built-here"  # in releases/: this home has the originals, its node must not remove them
 NEUTRAL_SLUG = "none"  # reserved: no site can have it
 
 
@@ -223,6 +224,7 @@ def _fetch(work: _Build) -> str:
 def _make_directories(work: _Build) -> None:
     releases = work.context.home / "releases"
     releases.mkdir(mode=0o755, exist_ok=True)
+    (releases / BUILT_HERE).touch(mode=0o644)
     work.directory.mkdir(mode=0o751)
     work.directory.chmod(0o751)
     if work.owner.gid is not None:
@@ -360,9 +362,11 @@ def clean_leftovers(context: BuildContext) -> list[str]:
     found = set(remove_staged(context.store)) if context.store is not None else set()
     finished = set()
     releases = context.home / "releases"
+    if releases.is_dir():
+        (releases / BUILT_HERE).touch(mode=0o644)  # also where all were built before there was a mark
     for directory in releases.iterdir() if releases.is_dir() else ():
         if directory.name.startswith("."):
-            continue  # what the node of this home is unpacking, or keeps until its processes end
+            continue  # the mark, and what the node of this home is unpacking or keeps until its processes end
         if (directory / freeze.MARKER).is_file():
             finished.add(_template_of(directory.name))
         elif directory.is_dir() and not directory.is_symlink():
