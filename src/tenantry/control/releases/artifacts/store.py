@@ -1,5 +1,6 @@
 """Where artifacts are kept: the interface, and the directory that is the default."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +91,7 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+@functools.lru_cache(maxsize=4)
 def store_of(config: ControlConfig) -> ArtifactStore:
     """Return the store that a configuration describes; nothing is connected to yet."""
     group = None if config.uid_base is None else control_uid(config.uid_base)
