@@ -12,6 +12,7 @@ HOME_MAX_BYTES = 46
 # nginx and uWSGI parse files that hold the home's path: characters that mean something to them are refused.
 _HOME = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 
+_SLUG = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?\Z")
 _VASSAL = re.compile(r"(?P<slug>[a-z](?:[a-z0-9-]*[a-z0-9])?)\.(?P<generation>[1-9][0-9]{0,8})\.ini\Z")
 
 
@@ -48,6 +49,24 @@ class Layout:
     @property
     def state(self) -> Path:
         return self.home / "state"
+
+    @property
+    def written(self) -> Path:
+        """What the agent wrote for each site's generations, as hashes."""
+        return self.home / "state" / "written"
+
+    @property
+    def draining(self) -> Path:
+        """The flag that makes nginx's readiness say no."""
+        return self.home / "run" / "draining"
+
+    @property
+    def nginx_conf(self) -> Path:
+        return self.home / "etc" / "nginx.conf"
+
+    @property
+    def nginx_pid(self) -> Path:
+        return self.home / "run" / "nginx.pid"
 
     @property
     def site_logs(self) -> Path:
@@ -96,6 +115,11 @@ def home_problem(text: str) -> str | None:
     if not _HOME.match(text):
         return "must be an absolute path of a-z, A-Z, 0-9, '.', '_' and '-', without spaces"
     return None
+
+
+def is_slug(name: str) -> bool:
+    """Whether a directory of this name in `run/sites` may be a site's."""
+    return _SLUG.match(name) is not None
 
 
 def parse_vassal(name: str) -> tuple[Slug, int] | None:

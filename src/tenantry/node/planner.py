@@ -1,5 +1,8 @@
 """PURE: what to do so that a site is served as desired, from what was observed.
 
+What is damaged is told by names: "directory", "data" and "log" (the site's places), "document:2", "vassal:2" and
+"socket:2" (a generation's), "app.sock", "static", "media", "host:<fqdn>", "flag:<name>", "foreign:<entry>".
+
 A generation's life: written → ready → serving → draining → gone. Invariants, at every point where a plan may be cut:
 - `app.sock` never points at a generation that has not answered, and is never absent once it was there;
 - a hostname is linked only to a site with a serving generation;
@@ -8,15 +11,17 @@ Planning again after an interruption resumes; planning after everything was appl
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import SiteSpec
+from tenantry.spec.sites import Mode, SiteSpec
 
 SETTLE_SECONDS = 0.7  # nginx may still connect to the old socket for a request that resolved the link before
 DRAIN_LIMIT_SECONDS = 30.0  # a request still running after this is cut off
 DRAIN_STEP_SECONDS = 0.1
 GONE_STEP_SECONDS = 0.2
+
+FLAGS = ("maintenance", "readonly")  # the files mode.<flag> in a site's directory, read by nginx at each request
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,8 @@ class ObservedSite:
     """What a probe found of one site. Sets of integers are generations; `listening` has a process on its socket.
 
     `serving` is where app.sock points, since `serving_seconds`; `in_flight` counts connections per generation.
-    `static` and `media` are the targets of the links, None without one.
+    `static` and `media` are the targets of the links, None without one. `served` is where app.sock pointed when it was
+    last seen whole, `damaged` what is not as it was made, `release` whether the desired release is here and whole.
     """
 
     slug: Slug
@@ -40,6 +46,10 @@ class ObservedSite:
     hostnames: frozenset[Fqdn] = frozenset()
     static: str | None = None
     media: str | None = None
+    flags: frozenset[str] = frozenset()
+    served: int | None = None
+    damaged: frozenset[str] = frozenset()
+    release: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class PrepareSite(Action):
-    """Make the site's directory and its data directories."""
+    """Make the site's directory and its data directories, with their modes and owners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,27 @@ class SetLink(Action):
 
     name: str
     target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetFlag(Action):
+    """Raise or lower one of the flags by which nginx answers for a site's mode."""
+
+    name: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveForeign(Action):
+    """Remove an entry of the site's directory that the agent did not make."""
+
+    name: str
+
+
+class FetchRelease(Action):
+    """Get the desired release, whole. Generations that serve keep what they have open."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +112,12 @@ class WriteDocument(GenerationAction):
 
 class WriteVassal(GenerationAction):
     """Write the ini and wake the emperor."""
+
+    __slots__ = ()
+
+
+class RestoreSocket(GenerationAction):
+    """Make the generation answer under its socket's path again: by mode and owner, else by a new process."""
 
     __slots__ = ()
 
@@ -147,10 +184,22 @@ def media_target(spec: SiteSpec) -> str | None:
     return f"../../../data/{spec.slug}/media" if spec.release.serve_media else None
 
 
+def mode_flags(mode: Mode) -> frozenset[str]:
+    """Return the flags that nginx must find for a site in `mode`."""
+    match mode:
+        case Mode.MAINTENANCE | Mode.PAUSED:
+            return frozenset({"maintenance"})
+        case Mode.READ_ONLY:
+            return frozenset({"readonly"})
+        case Mode.LIVE:
+            return frozenset()
+
+
 def is_serving(spec: SiteSpec, observed: ObservedSite) -> bool:
-    """Whether visitors get the desired generation under exactly the desired hostnames."""
+    """Whether visitors get the desired generation under exactly the desired hostnames, in the desired mode."""
     return (
-        observed.serving == spec.generation
+        observed.flags == mode_flags(spec.mode)
+        and observed.serving == spec.generation
         and spec.generation in observed.listening
         and observed.hostnames == frozenset(spec.hostnames)
     )
@@ -165,18 +214,37 @@ def plan_site(spec: SiteSpec | None, observed: ObservedSite, failed: int | None 
     """Return the plan for one site; `spec` None removes it. `failed` is a generation known never to become ready."""
     if spec is None:
         return _plan_removal(observed)
+    restored, observed = _restore_link(observed)
+    actions = [*restored, *_prepare(spec, observed), *_route_if_served(spec, observed)]
     if failed == spec.generation and observed.serving != failed:
-        actions = [*_prepare(spec, observed), *_route_if_served(spec, observed)]
+        actions += _restore_serving(observed)
     else:
-        actions = [*_prepare(spec, observed), *_route_if_served(spec, observed), *_bring_up(spec, observed)]
+        actions += _bring_up(spec, observed)
     retired, again = _retire(spec, observed, failed)
     return Plan((*actions, *retired), again)
 
 
+def _restore_link(observed: ObservedSite) -> tuple[list[Action], ObservedSite]:
+    """A damaged app.sock goes back to where it pointed, at once: that generation answered, and may be all there is."""
+    served = observed.served
+    if "app.sock" not in observed.damaged or served is None or served not in observed.listening:
+        return [], observed
+    whole = replace(observed, serving=served, serving_seconds=0.0, damaged=observed.damaged - {"app.sock"})
+    return [Switch(observed.slug, served)], whole
+
+
 def _prepare(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
-    if not (observed.directory and observed.data):
+    damaged = observed.damaged
+    if not (observed.directory and observed.data) or damaged & {"directory", "data", "log"}:
         yield PrepareSite(spec.slug)
-    if observed.media != media_target(spec):
+    wanted = mode_flags(spec.mode)
+    for flag in FLAGS:
+        if (flag in wanted) != (flag in observed.flags) or f"flag:{flag}" in damaged:
+            yield SetFlag(spec.slug, flag, flag in wanted)
+    for name in sorted(damaged):
+        if name.startswith("foreign:"):
+            yield RemoveForeign(spec.slug, name.removeprefix("foreign:"))
+    if observed.media != media_target(spec) or "media" in damaged:
         yield SetLink(spec.slug, "media", media_target(spec))
 
 
@@ -192,19 +260,31 @@ def _route_if_served(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]
 
 def _bring_up(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
     slug, generation = spec.slug, spec.generation
-    if generation not in observed.documents:
+    damaged = observed.damaged & {f"{part}:{generation}" for part in ("document", "vassal", "socket")}
+    if not observed.release:
+        yield FetchRelease(slug)
+    if generation not in observed.documents or f"document:{generation}" in damaged:
         yield WriteDocument(slug, generation)
-    if generation not in observed.vassals:
+    if generation not in observed.vassals or f"vassal:{generation}" in damaged:
         yield WriteVassal(slug, generation)
-    if observed.serving != generation or generation not in observed.listening:
+    if f"socket:{generation}" in damaged:
+        yield RestoreSocket(slug, generation)
+    if observed.serving != generation or generation not in observed.listening or damaged:
         yield AwaitReady(slug, generation)
-    if observed.static != static_target(spec):
+    if observed.static != static_target(spec) or "static" in observed.damaged:
         yield SetLink(slug, "static", static_target(spec))
-    if observed.serving != generation:
+    if observed.serving != generation or "app.sock" in observed.damaged:
         yield Switch(slug, generation)
     if observed.serving is None:
         for hostname in sorted(frozenset(spec.hostnames) - observed.hostnames):
             yield LinkHost(slug, hostname)
+
+
+def _restore_serving(observed: ObservedSite) -> Iterator[Action]:
+    """The desired generation failed, an older one serves: of that, the document and the ini are all there is."""
+    serving = observed.serving
+    if serving is not None and f"socket:{serving}" in observed.damaged and serving in observed.vassals:
+        yield RestoreSocket(observed.slug, serving)
 
 
 def _retire(spec: SiteSpec, observed: ObservedSite, failed: int | None) -> tuple[list[Action], float | None]:

@@ -1,18 +1,43 @@
-"""`prepare`: the directories and the files that are written once. Idempotent; equal bytes are not written again."""
+"""`prepare`: the directories and the files that are written once. Idempotent; equal bytes are not written again.
 
+The agent restores the same directories and files when they change. What they depend on beside the configuration (the
+limit on open files, the interpreter) is noted, so that an agent started under other limits expects no other file.
+"""
+
+import contextlib
+import json
 import resource
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.node import vassal
 from tenantry.node.config import Config
 from tenantry.node.effects.files import make_directory, remove_stale, write_file
 from tenantry.node.errors import ConfigError
+from tenantry.node.layout import Layout
 from tenantry.node.render.nginx import NginxSettings, render_nginx
 from tenantry.node.render.uwsgi import render_emperor
 
 SHEBANG_MAX = 255  # the kernel cuts a longer first line off
 OPEN_FILES_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the written files depend on beside the configuration."""
+
+    open_files: int
+    python: str
+
+
+@dataclass(frozen=True, slots=True)
+class FixedFile:
+    """A file that is the same for as long as the configuration is."""
+
+    path: Path
+    content: bytes
+    mode: int = 0o644
 
 
 def prepare(config: Config) -> None:
@@ -21,25 +46,55 @@ def prepare(config: Config) -> None:
     for shared in (layout.home, layout.etc, layout.run, layout.home / "logs", layout.home / "data"):
         shared.mkdir(mode=0o755, exist_ok=True)
     (layout.home / "releases").mkdir(mode=0o755, exist_ok=True)
+    for directory, mode in own_directories(layout).items():
+        make_directory(directory, mode)
+        if directory not in (layout.run, layout.site_logs):
+            remove_stale(directory)
+    circumstances = Circumstances(_open_files(), sys.executable)
+    noted = json.dumps({"open_files": circumstances.open_files, "python": circumstances.python}).encode()
+    write_file(_note(layout), noted, mode=0o600, durable=True)
+    for file in fixed_files(config, circumstances):
+        write_file(file.path, file.content, mode=file.mode, durable=True)
+
+
+def own_directories(layout: Layout) -> dict[Path, int]:
+    """Return the directories that the agent alone writes to, with their modes."""
     # Searchable, not listable: a site's user learns no names of its neighbours.
-    for own in (layout.hosts, layout.sites, layout.vassals, layout.site_logs, layout.run / "nginx-tmp"):
-        make_directory(own, 0o711)
-    make_directory(layout.state, 0o700)
-    make_directory(layout.state / "sites", 0o700)
-    for directory in (layout.hosts, layout.sites, layout.vassals, layout.state / "sites"):
-        remove_stale(directory)
-    settings = NginxSettings(config.bind, config.http_port, _worker_group(config), _open_files())
-    write_file(layout.etc / "nginx.conf", render_nginx(layout, settings).encode(), durable=True)
-    write_file(layout.etc / "emperor.ini", render_emperor(layout).encode(), durable=True)
-    write_file(layout.etc / "vassal", wrapper_script(), mode=0o755, durable=True)
+    searched = (layout.hosts, layout.sites, layout.vassals, layout.site_logs, layout.run / "nginx-tmp")
+    own = (layout.state, layout.state / "sites", layout.written)
+    return {layout.etc: 0o755, layout.run: 0o755} | dict.fromkeys(searched, 0o711) | dict.fromkeys(own, 0o700)
 
 
-def wrapper_script() -> bytes:
+def fixed_files(config: Config, circumstances: Circumstances) -> list[FixedFile]:
+    """Return the files of `etc/` as they must read."""
+    layout = config.layout
+    settings = NginxSettings(config.bind, config.http_port, _worker_group(config), circumstances.open_files)
+    return [
+        FixedFile(layout.nginx_conf, render_nginx(layout, settings).encode()),
+        FixedFile(layout.etc / "emperor.ini", render_emperor(layout).encode()),
+        FixedFile(layout.etc / "vassal", wrapper_script(circumstances.python), 0o755),
+    ]
+
+
+def noted_circumstances(layout: Layout) -> Circumstances:
+    """Return what `prepare` noted; this process's own where the note is missing or damaged."""
+    own = Circumstances(_open_files(), sys.executable)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        note = json.loads(_note(layout).read_bytes())
+        return Circumstances(min(max(int(note["open_files"]), 64), OPEN_FILES_MAX), str(note["python"]))
+    return own
+
+
+def wrapper_script(python: str = sys.executable) -> bytes:
     """Return the emperor's wrapper, to be run by this interpreter without its site-packages or environment."""
-    shebang = f"#!{sys.executable} -IS\n"
-    if len(shebang) > SHEBANG_MAX or " " in sys.executable:
-        raise ConfigError(f"the interpreter's path cannot stand in a script's first line: {sys.executable}")
+    shebang = f"#!{python} -IS\n"
+    if len(shebang) > SHEBANG_MAX or " " in python:
+        raise ConfigError(f"the interpreter's path cannot stand in a script's first line: {python}")
     return shebang.encode() + Path(vassal.__file__).read_bytes()
+
+
+def _note(layout: Layout) -> Path:
+    return layout.state / "prepared.json"
 
 
 def _worker_group(config: Config) -> str | None:

@@ -4,53 +4,18 @@ import os
 import stat
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenantry.node.config import Config
-from tenantry.node.effects.files import read_link
-from tenantry.node.layout import Layout, parse_vassal
-from tenantry.node.planner import ObservedSite
+from tenantry.node.effects.files import is_directory, read_link
+from tenantry.node.integrity import Watched
+from tenantry.node.layout import Layout, is_slug, parse_vassal
+from tenantry.node.planner import FLAGS, ObservedSite
+from tenantry.node.sockets import Sockets, read_sockets
 from tenantry.spec.names import Fqdn, Slug
 
-_LISTENING_FLAG = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
 _SITE_PREFIX = "../sites/"
 DATA_DIRECTORIES = ("media", "home", "tmp")
-
-
-@dataclass(slots=True)
-class Sockets:
-    """The sockets `<site>/<generation>.sock`: which have a listener, how many connections each has."""
-
-    listening: dict[Slug, set[int]] = field(default_factory=dict)
-    connections: dict[Slug, dict[int, int]] = field(default_factory=dict)
-
-
-def read_sockets(sites: Path, table: Path = Path("/proc/net/unix")) -> Sockets:
-    """Return the sockets bound below `sites`, from the kernel's table.
-
-    A connection made to a listening socket carries its path, also before the process accepted it: the count is the
-    number of requests on their way. Paths as they were bound.
-    """
-    prefix = f"{sites}/".encode()
-    found = Sockets()
-    for line in table.read_bytes().splitlines():
-        if prefix not in line:
-            continue
-        columns = line.split(None, 7)
-        if len(columns) < 8 or not columns[7].startswith(prefix):
-            continue
-        site, _, name = os.fsdecode(columns[7][len(prefix) :]).partition("/")
-        number = name.removesuffix(".sock")
-        if not number.isdigit():
-            continue
-        slug, generation = Slug(site), int(number)
-        if int(columns[3], 16) & _LISTENING_FLAG:
-            found.listening.setdefault(slug, set()).add(generation)
-        else:
-            counts = found.connections.setdefault(slug, {})
-            counts[generation] = counts.get(generation, 0) + 1
-    return found
 
 
 class HostTable:
@@ -58,22 +23,31 @@ class HostTable:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._watched = Watched(directory)
         self._site_of: dict[Fqdn, Slug] = {}
         self._names_of: dict[Slug, set[Fqdn]] = {}
+        self.foreign: tuple[Path, ...] = ()
 
     def scan(self) -> None:
-        """Read every link again."""
+        """Read every link again, if any moved. Entries that route to no site are `foreign` afterwards."""
+        if not self._watched.moved():
+            return
         self._site_of.clear()
         self._names_of.clear()
-        for entry in os.scandir(self._directory):
-            self.look(Fqdn(entry.name))
+        foreign = [name for name in entries(self._directory) if self.look(Fqdn(name)) is None]
+        self.foreign = tuple(self._directory / name for name in foreign)
+
+    def known(self, slug: Slug) -> frozenset[Fqdn] | set[Fqdn]:
+        """Return the names that routed to `slug` when the links were last read."""
+        return self._names_of.get(slug, frozenset())
 
     def look(self, fqdn: Fqdn) -> Slug | None:
         """Read one link; return the site it routes to."""
         if fqdn.startswith("."):
             return None
         target = read_link(self._directory / fqdn) or ""
-        slug = Slug(target.removeprefix(_SITE_PREFIX)) if target.startswith(_SITE_PREFIX) else None
+        name = target.removeprefix(_SITE_PREFIX)
+        slug = Slug(name) if target.startswith(_SITE_PREFIX) and is_slug(name) else None
         before = self._site_of.pop(fqdn, None)
         if before is not None:
             self._names_of[before].discard(fqdn)
@@ -92,52 +66,114 @@ class HostTable:
         return frozenset(slug for slug, names in self._names_of.items() if names)
 
 
-def scan_vassals(layout: Layout) -> dict[Slug, set[int]]:
-    """Return the generations that have an ini, by site."""
-    found: dict[Slug, set[int]] = {}
-    for entry in os.scandir(layout.vassals):
-        parsed = parse_vassal(entry.name)
-        if parsed is not None:
-            found.setdefault(parsed[0], set()).add(parsed[1])
-    return found
+class VassalTable:
+    """The inis in run/vassals, by site and generation."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._directory = layout.vassals
+        self._watched = Watched(layout.vassals)
+        self._generations: dict[Slug, set[int]] = {}
+        self.foreign: tuple[Path, ...] = ()
+
+    def scan(self) -> None:
+        """Read the directory again, if an entry moved. What is no generation's ini is `foreign` afterwards."""
+        if not self._watched.moved():
+            return
+        self._generations = {}
+        foreign = []
+        for name in entries(self._directory):
+            parsed = parse_vassal(name)
+            if parsed is None:
+                foreign.append(self._directory / name)
+            else:
+                self.add(*parsed)
+        self.foreign = tuple(foreign)
+
+    def add(self, slug: Slug, generation: int) -> None:
+        self._generations.setdefault(slug, set()).add(generation)
+
+    def discard(self, slug: Slug, generation: int) -> None:
+        self._generations.get(slug, set()).discard(generation)
+
+    def of(self, slug: Slug) -> frozenset[int]:
+        return frozenset(self._generations.get(slug, ()))
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all inis."""
+        return frozenset(f"{slug}.{n:d}.ini" for slug, found in self._generations.items() for n in found)
+
+    def sites(self) -> frozenset[Slug]:
+        return frozenset(slug for slug, found in self._generations.items() if found)
 
 
-def observe_site(
-    config: Config, slug: Slug, hostnames: frozenset[Fqdn], sockets: Sockets, candidates: Iterable[int]
-) -> ObservedSite:
+class Tables:
+    """What is read once for all sites: hostname links, inis, sockets."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._sites = layout.sites
+        self.hosts = HostTable(layout.hosts)
+        self.vassals = VassalTable(layout)
+        self.sockets = Sockets()
+        self._sockets_at = float("-inf")
+        self._directories_at = float("-inf")
+
+    def refresh_sockets(self, seconds: float) -> None:
+        """Read the kernel's table again when the last reading is older than this."""
+        now = time.monotonic()
+        if now - self._sockets_at > seconds:
+            self.sockets, self._sockets_at = read_sockets(self._sites), now
+
+    def refresh(self, seconds: float) -> None:
+        """Read everything again that is older than this and moved."""
+        self.refresh_sockets(seconds)
+        now = time.monotonic()
+        if now - self._directories_at > seconds:
+            self.hosts.scan()
+            self.vassals.scan()
+            self._directories_at = now
+
+    def forget_sockets(self) -> None:
+        """Something changed who listens: the next reading is a new one."""
+        self._sockets_at = float("-inf")
+
+
+def observe_site(config: Config, slug: Slug, tables: Tables, candidates: Iterable[int]) -> ObservedSite:
     """Return what is on the node for `slug`. An ini is looked for only where something else hints at it.
 
-    `candidates` are generations that may have one without a document or socket: the desired one, those of a scan.
+    `candidates` are generations that may have one without a document or socket, such as the desired one.
     """
     layout = config.layout
     directory = layout.site(slug)
-    names = _names(directory)
+    names = entries(directory) if is_directory(directory) else None
     documents = _generations(directory, names or (), "site.", ".json")
     bound = _generations(directory, names or (), "", ".sock")
-    serving, seconds = _serving(directory / "app.sock")
+    serving, seconds = (None, 0.0) if names is None else _serving(directory / "app.sock")
     hinted = {*candidates, *documents, *bound, *([] if serving is None else [serving])}
+    data = layout.data(slug)
     return ObservedSite(
         slug=slug,
         directory=names is not None,
-        data=all((layout.data(slug) / name).is_dir() for name in DATA_DIRECTORIES),
+        data=is_directory(data) and all(is_directory(data / name) for name in DATA_DIRECTORIES),
         documents=documents,
         vassals=frozenset(n for n in hinted if _filled(layout.vassal(slug, n))),
         sockets=bound,
-        listening=frozenset(sockets.listening.get(slug, ())),
-        in_flight=sockets.connections.get(slug, {}),
+        listening=frozenset(tables.sockets.listening.get(slug, ())),
+        in_flight=tables.sockets.connections.get(slug, {}),
         serving=serving,
         serving_seconds=seconds,
-        hostnames=hostnames,
-        static=read_link(directory / "static"),
-        media=read_link(directory / "media"),
+        hostnames=frozenset(tables.hosts.known(slug)),
+        static=None if names is None else read_link(directory / "static"),
+        media=None if names is None else read_link(directory / "media"),
+        flags=frozenset(flag for flag in FLAGS if f"mode.{flag}" in (names or ())),
     )
 
 
-def _names(directory: Path) -> list[str] | None:
+def entries(directory: Path) -> list[str]:
+    """Return the names in a directory; none of one that is not there."""
     try:
-        return [path.name for path in directory.iterdir()]
+        return os.listdir(directory)  # noqa: PTH208  (names are wanted, of 10,000 entries)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return []
 
 
 def _generations(directory: Path, names: Iterable[str], prefix: str, suffix: str) -> frozenset[int]:
@@ -146,7 +182,7 @@ def _generations(directory: Path, names: Iterable[str], prefix: str, suffix: str
         number = name.removeprefix(prefix).removesuffix(suffix)
         if (
             name == f"{prefix}{number}{suffix}"
-            and number.isdigit()
+            and number.isdecimal()
             and (suffix == ".sock" or _filled(directory / name))
         ):
             found.add(int(number))
@@ -166,7 +202,7 @@ def _serving(link: Path) -> tuple[int | None, float]:
     """Return the generation app.sock points at and the seconds since that was written."""
     target = read_link(link) or ""
     number = target.removesuffix(".sock")
-    if not number.isdigit():
+    if not number.isdecimal():
         return None, 0.0
     try:
         return int(number), time.time() - os.lstat(link).st_mtime

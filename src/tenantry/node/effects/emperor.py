@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenantry.node.errors import EmperorUnavailable
@@ -12,10 +13,15 @@ ANSWER_SECONDS = 3.0  # the emperor answers within milliseconds, except while it
 
 @dataclass(frozen=True, slots=True)
 class EmperorState:
-    """The files the emperor runs, and those it gave up for a while because their processes keep ending."""
+    """The files the emperor runs, and those it gave up for a while because their processes keep ending.
+
+    `times` are the files' modification times as it knows them, in whole seconds: it starts a process anew when the
+    file's grows past that, and only then.
+    """
 
     running: frozenset[str]
     blacklisted: frozenset[str]
+    times: Mapping[str, int] = field(default_factory=dict)
 
 
 async def ask_emperor(stats_socket: Path) -> EmperorState:
@@ -35,4 +41,5 @@ async def ask_emperor(stats_socket: Path) -> EmperorState:
     return EmperorState(
         running=frozenset(vassal["id"] for vassal in document["vassals"]),
         blacklisted=frozenset(vassal["id"] for vassal in document["blacklist"]),
+        times={vassal["id"]: int(vassal["last_mod"]) for vassal in document["vassals"]},
     )

@@ -3,81 +3,176 @@
 import asyncio
 import contextlib
 import os
+import stat
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor
-from tenantry.node.effects.files import make_directory, remove, set_link, sync, write_file
+from tenantry.node.effects.files import (
+    make_directory,
+    remove,
+    set_access,
+    set_aside,
+    set_link,
+    sync,
+    write_file,
+)
 from tenantry.node.effects.health import CONNECT_STEP_SECONDS, FIRST_BAD_STATUS, HealthRequest, check_health
+from tenantry.node.effects.node_integrity import NodeIntegrity
 from tenantry.node.errors import EmperorUnavailable, NodeError, NotReady, Transient
+from tenantry.node.integrity import Drift, sign
+from tenantry.node.layout import is_slug
 from tenantry.node.planner import (
     Action,
     AwaitReady,
+    FetchRelease,
     LinkHost,
     ObservedSite,
     PrepareSite,
+    RemoveForeign,
     RemoveGeneration,
     RemoveSite,
+    RestoreSocket,
+    SetFlag,
     SetLink,
     Switch,
     UnlinkHost,
     WriteDocument,
     WriteVassal,
 )
-from tenantry.node.probes import HostTable, Sockets, observe_site, read_sockets, scan_vassals
+from tenantry.node.probes import Tables, entries, observe_site
 from tenantry.node.render.document import Secrets, encode, site_document
 from tenantry.node.render.uwsgi import render_vassal
+from tenantry.node.site_integrity import (
+    DOCUMENT_MODE,
+    FLAG_MODE,
+    LOG_MODE,
+    VASSAL_MODE,
+    Renderers,
+    SiteIntegrity,
+    site_places,
+)
+from tenantry.node.vassal import SOCKET_MODE
+from tenantry.node.written import Written
 from tenantry.sealing import Sealer, SealError
 from tenantry.spec.errors import InvalidDocument, UserIdsExhausted
 from tenantry.spec.names import Slug
-from tenantry.spec.sites import SiteSpec
+from tenantry.spec.sites import ReleaseName, ReleaseSpec, SiteSpec
 
 READY_SECONDS = 60.0
 WATCH_STEP_SECONDS = 0.5
 WORKER_DIED = "DAMN ! worker"  # uWSGI's words when a worker ends by itself and is started again
 WORKER_DEATHS = 3
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
+EXAMINED_FRESH_SECONDS = 1.0  # ... and the sites examined together, unless something about one is amiss
+REBOUND_SECONDS = 30.0  # a process ends its requests (10 s), the emperor waits before it starts one that failed
 BACKLOG_MAX = 1024
 LOG_TAIL_BYTES = 4096
 # After these the kernel's table is read anew, also when they failed. It lists the whole machine's sockets: reading it
 # after every action would cost most where many sites change at once.
-_CHANGES_SOCKETS = (WriteVassal, AwaitReady, RemoveGeneration)
+_CHANGES_SOCKETS = (WriteVassal, AwaitReady, RestoreSocket, RemoveGeneration)
+
+
+class Releases(Protocol):
+    """The releases of this node: whether one is here, getting it, proving it."""
+
+    def present(self, release: ReleaseSpec) -> bool: ...
+
+    async def ensure(self, release: ReleaseSpec) -> None: ...
+
+    async def verify(self, name: ReleaseName) -> str | None: ...
 
 
 class LocalHost:
     """This machine: implements the reconciler's `Host`."""
 
-    def __init__(self, config: Config, *, ready_seconds: float = READY_SECONDS) -> None:
+    def __init__(
+        self, config: Config, releases: Releases | None = None, *, ready_seconds: float = READY_SECONDS
+    ) -> None:
         self._config = config
         self._layout = config.layout
         self._sealer = Sealer(config.platform_keys)
         self._nginx_gid = config.nginx_gid()
         self._ready_seconds = ready_seconds
-        self._hosts = HostTable(self._layout.hosts)
-        self._vassals: dict[Slug, set[int]] = {}
-        self._sockets = Sockets()
-        self._sockets_at = float("-inf")
+        self._tables = Tables(self._layout)
+        self._releases = releases
+        self._written = Written(self._layout.written)
+        self._sites = SiteIntegrity(
+            config, self._tables, self._written, Renderers(self._document_text, self._vassal_text), self._is_present
+        )
+        self._node = NodeIntegrity(config, self._tables)
+        self._observed: dict[Slug, ObservedSite] = {}
         self._log_start: dict[tuple[Slug, int], int] = {}
         self._backlog = min(int(Path("/proc/sys/net/core/somaxconn").read_text()), BACKLOG_MAX)
 
     def scan(self) -> frozenset[Slug]:
         """Read the directories again; return the sites of which something is here."""
-        self._hosts.scan()
-        self._vassals = scan_vassals(self._layout)
-        self._sockets_at = float("-inf")
-        return frozenset({Slug(path.name) for path in self._layout.sites.iterdir()} | set(self._vassals)) | (
-            self._hosts.sites()
-        )
+        self._tables.forget_sockets()
+        self._tables.refresh(0.0)
+        found = {Slug(name) for name in entries(self._layout.sites) if is_slug(name)}
+        return frozenset(found | self._tables.vassals.sites() | self._tables.hosts.sites())
 
     def observe(self, slug: Slug, spec: SiteSpec | None) -> ObservedSite:
-        now = time.monotonic()
-        if now - self._sockets_at > SOCKETS_FRESH_SECONDS:
-            self._sockets, self._sockets_at = read_sockets(self._layout.sites), now
-        hostnames = self._hosts.of(slug, spec.hostnames if spec else ())
-        candidates = {*self._vassals.get(slug, ()), *([spec.generation] if spec else [])}
-        return observe_site(self._config, slug, hostnames, self._sockets, candidates)
+        """Return what is on the node for the site. Of one that nobody touched, what was found before is reused."""
+        self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
+        if spec is not None and slug in self._observed and self._sites.unchanged(slug, spec):
+            sockets = self._tables.sockets
+            return replace(self._observed[slug], in_flight=sockets.connections.get(slug, {}))
+        self._observed.pop(slug, None)
+        self._tables.hosts.of(slug, spec.hostnames if spec else ())
+        candidates = {*self._tables.vassals.of(slug), *([spec.generation] if spec else [])}
+        observed = observe_site(self._config, slug, self._tables, candidates)
+        if spec is None:
+            self._sites.forget(slug)
+            return replace(observed, directory=os.path.lexists(self._layout.site(slug)))
+        damage = self._sites.damage(slug, spec)
+        observed = replace(
+            observed,
+            served=self._sites.served.get(slug),
+            damaged=frozenset(damage),
+            release=self._is_present(spec.release),
+        )
+        if self._sites.unchanged(slug, spec):
+            # Its age matters to generations on their way out alone, of which there are none.
+            self._observed[slug] = observed
+        return observed
+
+    def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
+        """Return how the site differs from what was made for it. For sites at rest: work in progress differs, too.
+
+        An untouched site costs some lstat; contents are read where a signature is new.
+        """
+        self._tables.refresh(EXAMINED_FRESH_SECONDS)
+        if self._sites.unchanged(slug, spec):
+            return ()
+        self._tables.refresh(0.0)
+        self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
+        return tuple(self._sites.damage(slug, spec).values())
+
+    async def examine_node(self) -> tuple[Drift, ...]:
+        """Return what differs beside the sites: the node's own files and directories, nginx, the emperor's list."""
+        return await self._node.examine()
+
+    async def repair_node(self, drifts: tuple[Drift, ...]) -> None:
+        """Put right what `examine_node` found. `Transient` when something could not be."""
+        try:
+            await self._node.repair(drifts)
+        except OSError as error:
+            raise Transient(f"repair: {error.strerror}: {error.filename}") from error
+
+    async def set_draining(self, draining: bool) -> None:
+        """Make nginx's readiness say no, or yes again. Sites go on serving whoever comes."""
+        self._node.set_draining(draining)
+
+    async def visitors(self) -> int:
+        """Return the number of requests nginx is serving to visitors."""
+        return await self._node.visitors()
+
+    def _is_present(self, release: ReleaseSpec) -> bool:
+        return self._releases is None or self._releases.present(release)
 
     async def apply(self, action: Action, spec: SiteSpec | None) -> None:
         """Do one step. `NotReady` and `Transient` as their names say; a full disk and the like are transient."""
@@ -89,13 +184,23 @@ class LocalHost:
             raise NotReady(str(error)) from error
         finally:
             if isinstance(action, _CHANGES_SOCKETS):
-                self._sockets_at = float("-inf")
+                self._tables.forget_sockets()
 
     async def _apply(self, action: Action, spec: SiteSpec | None) -> None:
         directory = self._layout.site(action.slug)
         match action:
             case PrepareSite():
                 self._prepare(_needed(spec))
+            case SetFlag(name=name, up=True):
+                write_file(directory / f"mode.{name}", b"", mode=FLAG_MODE)
+            case SetFlag(name=name):
+                remove(directory / f"mode.{name}")
+            case RemoveForeign(name=name):
+                remove(directory / name)
+            case FetchRelease():
+                await self._fetch(_needed(spec))
+            case RestoreSocket(generation=generation):
+                await self._restore_socket(action.slug, generation)
             case SetLink(name=name, target=None):
                 remove(directory / name)
             case SetLink(name=name, target=str(target)):
@@ -108,45 +213,122 @@ class LocalHost:
                 await self._await_ready(_needed(spec), action.generation)
             case Switch(generation=generation):
                 set_link(directory / "app.sock", f"{generation:d}.sock")
+                self._sites.served[action.slug] = generation
             case LinkHost(hostname=hostname):
                 set_link(self._layout.host(hostname), f"../sites/{action.slug}")
-                self._hosts.look(hostname)
+                self._tables.hosts.look(hostname)
             case UnlinkHost(hostname=hostname):
                 # It may have been given to another site meanwhile; no await lies between looking and removing.
-                if self._hosts.look(hostname) == action.slug:
+                if self._tables.hosts.look(hostname) == action.slug:
                     remove(self._layout.host(hostname))
-                    self._hosts.look(hostname)
+                    self._tables.hosts.look(hostname)
             case RemoveGeneration(generation=generation):
                 await self._remove_generation(action.slug, generation)
             case RemoveSite():
-                _remove_directory(directory)
+                remove(directory)
+                self._written.drop(action.slug)
+                self._sites.served.pop(action.slug, None)
             case _:
                 raise NodeError(f"an action nobody knows: {action}")
 
     def _prepare(self, spec: SiteSpec) -> None:
-        """The site's directory: root's, nginx may look. Its data: root's shell around three places of the site's."""
+        """The site's directory: root's, nginx may look. Its data: root's shell around three places of the site's.
+
+        What stands in a data directory's place is kept under another name: the tenant may miss it.
+        """
+        # Raises when the site can have no user id.
+        self._config.owner(spec.number, spec.project_number)
         as_root = self._config.uid_base is not None
-        make_directory(self._layout.site(spec.slug), 0o750, 0 if as_root else None, self._nginx_gid)
-        owner = self._config.owner(spec.number, spec.project_number)
-        uid, gid = (owner.uid, owner.gid) if owner else (None, None)
-        data = self._layout.data(spec.slug)
-        make_directory(data, 0o711, 0 if as_root else None)
-        make_directory(data / "media", 0o2750, uid, self._nginx_gid)
-        make_directory(data / "home", 0o700, uid, gid)
-        make_directory(data / "tmp", 0o700, uid, gid)
+        for place in site_places(self._config, self._nginx_gid, spec):
+            path = Path(place.path)
+            if place.name == "log":
+                _mend_log(path, place.uid, place.gid)
+                continue
+            if place.name == "data":
+                set_aside(path)
+            elif not stat.S_ISDIR(_mode(path)):
+                remove(path)
+            make_directory(path, place.mode or 0, place.uid if as_root else None, place.gid)
 
-    def _write_document(self, spec: SiteSpec, generation: int) -> None:
-        path = self._layout.document(spec.slug, generation)
-        write_file(path, encode(build_document(spec, self._sealer, self._config, self._nginx_gid)), mode=0o600)
+    async def _fetch(self, spec: SiteSpec) -> None:
+        if self._releases is None:
+            raise NotReady(f"the release {spec.release.name} is not on this node")
+        await self._releases.ensure(spec.release)
 
-    async def _write_vassal(self, spec: SiteSpec, generation: int) -> None:
+    def _document_text(self, spec: SiteSpec, generation: int) -> bytes | None:
+        """Return what the document must hold, None when its secrets cannot be opened."""
+        try:
+            return encode(build_document(spec, self._sealer, self._config, self._nginx_gid))
+        except NotReady:
+            return None
+
+    def _vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
         text = render_vassal(
             spec.slug, generation, processes=spec.processes, threads=spec.threads, backlog=self._backlog
         )
+        return text.encode()
+
+    def _write_document(self, spec: SiteSpec, generation: int) -> None:
+        path = self._layout.document(spec.slug, generation)
+        content = encode(build_document(spec, self._sealer, self._config, self._nginx_gid))
+        self._written.remember(spec.slug, path.name, content)
+        write_file(path, content, mode=DOCUMENT_MODE)
+
+    async def _write_vassal(self, spec: SiteSpec, generation: int) -> None:
+        """Write the ini; one that was changed gets a time by which the emperor starts its process anew.
+
+        Not if the process is older than the change: then it runs from the right text, and with the time that text
+        had the emperor sees nothing new. Should it see the change first, the check of its list finds out.
+        """
+        path = self._layout.vassal(spec.slug, generation)
+        content = self._vassal_text(spec, generation)
+        changed = sign(str(path))
+        started = sign(str(self._layout.socket(spec.slug, generation)))
+        mtime_ns = None
+        if changed is not None:
+            before = self._node.times.of(path.name)
+            untouched = started is not None and started[2] < changed[3] and before is not None
+            mtime_ns = before if untouched else self._node.times.newer(path.name)
         self._log_start[spec.slug, generation] = _size(self._layout.log(spec.slug))
-        self._vassals.setdefault(spec.slug, set()).add(generation)
-        write_file(self._layout.vassal(spec.slug, generation), text.encode())
+        self._tables.vassals.add(spec.slug, generation)
+        self._written.remember(spec.slug, path.name, content)
+        write_file(path, content, mode=VASSAL_MODE, mtime_ns=mtime_ns)
+        self._node.times.note(path.name)
         await self._wake_emperor()
+
+    async def _restore_socket(self, slug: Slug, generation: int) -> None:
+        """Make the process reachable again: its socket's mode and owner, else a new process of the generation.
+
+        A socket whose file is gone cannot be given another. The process first answers whom it has; visitors who come
+        meanwhile find nobody, as since the file went.
+        """
+        path = self._layout.socket(slug, generation)
+        self._tables.forget_sockets()
+        self._tables.refresh_sockets(0.0)
+        found = sign(str(path))
+        right = found is not None and stat.S_ISSOCK(found[4])
+        if right and found is not None and self._tables.sockets.is_bound(slug, generation, found[0]):
+            changed = (stat.S_IMODE(found[4]), found[5]) != (SOCKET_MODE, os.geteuid())
+            changed |= self._nginx_gid is not None and found[6] != self._nginx_gid
+            if changed:
+                set_access(path, SOCKET_MODE, os.geteuid(), self._nginx_gid)
+                return
+        elif found is not None:
+            remove(path)
+        await self._restart(slug, generation)
+
+    async def _restart(self, slug: Slug, generation: int) -> None:
+        """Have the emperor start the generation's process anew; returns when the new one listens."""
+        path, vassal = self._layout.socket(slug, generation), self._layout.vassal(slug, generation)
+        before = sign(str(path))
+        self._log_start[slug, generation] = _size(self._layout.log(slug))
+        self._node.times.set(vassal.name, self._node.times.newer(vassal.name))
+        await self._wake_emperor()
+        deadline = time.monotonic() + REBOUND_SECONDS
+        while (now := sign(str(path))) is None or now == before:
+            if time.monotonic() > deadline:
+                raise Transient(f"the emperor did not start {vassal.name} anew within {REBOUND_SECONDS:.0f} s")
+            await asyncio.sleep(WATCH_STEP_SECONDS / 10)
 
     async def _await_ready(self, spec: SiteSpec, generation: int) -> None:
         """The files reach the disk while the application loads, so that what gets switched to is durable."""
@@ -194,7 +376,10 @@ class LocalHost:
             if self._log_tail(slug, generation).count(WORKER_DIED) >= WORKER_DEATHS:
                 raise NotReady(f"generation {generation}: its worker keeps ending before it answers")
             if not self._layout.socket(slug, generation).exists():
-                state = await ask_emperor(self._layout.emperor_socket)
+                try:
+                    state = await ask_emperor(self._layout.emperor_socket)
+                except EmperorUnavailable:
+                    continue  # the limit on the whole wait ends this
                 if f"{slug}.{generation}.ini" in state.blacklisted:
                     raise NotReady(f"generation {generation}: its process keeps ending before it listens")
 
@@ -206,17 +391,21 @@ class LocalHost:
     async def _remove_generation(self, slug: Slug, generation: int) -> None:
         """The ini first: whatever interrupts, the emperor never sees an ini without its document."""
         vassal = self._layout.vassal(slug, generation)
-        if vassal.exists():
+        if sign(str(vassal)) is not None:
             remove(vassal)
-            with contextlib.suppress(EmperorUnavailable):
-                await self._wake_emperor()  # else the emperor's own scan finds out within 5 s
+            await self._wake_emperor()
+        document = self._layout.document(slug, generation)
         remove(self._layout.socket(slug, generation))
-        remove(self._layout.document(slug, generation))
-        self._vassals.get(slug, set()).discard(generation)
+        remove(document)
+        self._written.drop(slug, vassal.name, document.name)
+        self._tables.vassals.discard(slug, generation)
+        self._node.times.forget(vassal.name)
         self._log_start.pop((slug, generation), None)
 
     async def _wake_emperor(self) -> None:
-        await ask_emperor(self._layout.emperor_socket)
+        """Have the emperor look at once. One that does not answer looks by itself, within 5 s."""
+        with contextlib.suppress(EmperorUnavailable):
+            await ask_emperor(self._layout.emperor_socket)
 
     def _log_tail(self, slug: Slug, generation: int) -> str:
         """Return the end of what the generation wrote, at most 4 kB."""
@@ -253,8 +442,19 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _remove_directory(directory: Path) -> None:
-    """Remove the directory and the files and links right in it; it holds no directories."""
-    for path in directory.iterdir():
+def _mode(path: Path) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return stat.S_IFDIR  # nothing there to be removed
+
+
+def _mend_log(path: Path, uid: int | None, gid: int | None) -> None:
+    """Put right what is in the log's place; a process makes its own when it starts."""
+    found = sign(str(path))
+    if found is None:
+        return
+    if stat.S_ISREG(found[4]):
+        set_access(path, LOG_MODE, uid, gid)
+    else:
         remove(path)
-    directory.rmdir()

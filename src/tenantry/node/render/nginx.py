@@ -1,10 +1,14 @@
 """PURE: nginx.conf, written once. Sites and hostnames are data on disk; the file does not know them.
 
+nginx serves the file's own revision, a hash of it, so that the file in use can be told from the file on disk.
+
 What it holds varies only with the home's checked path, an IP address, ports and a group's name. A request goes:
 whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket.
 """
 
+import hashlib
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from tenantry.node.layout import Layout
@@ -80,6 +84,11 @@ _PARAMETERS = {
 }
 
 
+READY_PATH = "/.tenantry/ready"
+_REVISION = re.compile(r'location = /revision .* return 200 "([0-9a-f]{16})\\n";')
+_NO_REVISION = "0" * 16
+
+
 @dataclass(frozen=True, slots=True)
 class NginxSettings:
     """What varies in nginx.conf. `group` is None where nginx runs as an ordinary user."""
@@ -92,6 +101,17 @@ class NginxSettings:
 
 def render_nginx(layout: Layout, settings: NginxSettings) -> str:
     """Return nginx.conf; `nginx -t` accepts it once the directories it names exist."""
+    text = _render(layout, settings)
+    return text.replace(_NO_REVISION, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def served_revision(text: str) -> str:
+    """Return the revision that nginx serves when it runs with `text`."""
+    match = _REVISION.search(text)
+    return match[1] if match else ""
+
+
+def _render(layout: Layout, settings: NginxSettings) -> str:
     run = layout.run
     user = f"user www-data {settings.group};\n" if settings.group else ""
     return f"""\
@@ -115,7 +135,13 @@ http {{
     server_name _status;
     access_log off;
     location / {{ return 404; }}
-    location = /nginx {{ stub_status; allow 127.0.0.1; allow ::1; deny all; }}
+    location = /nginx {{ stub_status; {_own_machine(settings)} }}
+    location = /revision {{ default_type text/plain; return 200 "{_NO_REVISION}\\n"; }}
+    location = {READY_PATH} {{
+      default_type text/plain;
+      if (-f {run}/draining) {{ return 503 "draining\\n"; }}
+      return 200 "ready\\n";
+    }}
   }}
 }}
 """
@@ -125,6 +151,13 @@ def _listen(settings: NginxSettings) -> str:
     address = ipaddress.ip_address(settings.bind)
     host = f"[{address}]" if address.version == 6 else str(address)
     return f"{host}:{settings.http_port:d}"
+
+
+def _own_machine(settings: NginxSettings) -> str:
+    """Who may ask how nginx is: this machine, which asks from the very address nginx listens on."""
+    address = ipaddress.ip_address(settings.bind)
+    own = "" if address.is_unspecified or address.is_loopback else f"allow {address}; "
+    return f"allow 127.0.0.1; allow ::1; {own}deny all;"
 
 
 def _http(layout: Layout) -> str:
@@ -178,10 +211,15 @@ def _server(layout: Layout) -> str:
     return f"""\
     root {layout.hosts}/$dir;
     set $rp "";
-    if ($h = "") {{ return 444; }}
     set $dir "";
     if (-d {layout.hosts}/$wild) {{ set $dir $wild; }}
     if (-d {layout.hosts}/$h) {{ set $dir $h; }}
+    # Whoever shares out visitors asks under no site's name; under a site's name the path is the application's.
+    set $ready "$dir$uri";
+    if (-f {layout.draining}) {{ set $ready "draining$ready"; }}
+    if ($ready = {READY_PATH}) {{ return 200 "ready\\n"; }}
+    if ($ready = draining{READY_PATH}) {{ return 503 "draining\\n"; }}
+    if ($h = "") {{ return 444; }}
     if ($dir = "") {{ return 404; }}
     set $rp $realpath_root;
     if (-f $rp/mode.maintenance) {{ return 503; }}

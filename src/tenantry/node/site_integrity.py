@@ -1,0 +1,342 @@
+"""One site compared with what was made for it: cheap while nothing was touched, file by file where something was.
+
+`damage` names what is not as it was made (the planner's names, see `planner`), each with the difference to report.
+A site that was found whole is remembered by its signatures; `unchanged` compares those and reads nothing.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenantry.node.config import Config
+from tenantry.node.effects.files import is_directory, is_stale, read_link
+from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
+from tenantry.node.layout import Layout
+from tenantry.node.planner import FLAGS, media_target, mode_flags, static_target
+from tenantry.node.probes import Tables
+from tenantry.node.vassal import SOCKET_MODE
+from tenantry.node.written import Written
+from tenantry.spec.errors import UserIdsExhausted
+from tenantry.spec.names import Slug
+from tenantry.spec.sites import ReleaseSpec, SiteSpec
+
+LEFTOVER_SECONDS = 60.0  # after a switch in which an older generation's files are still being taken away
+DOCUMENT_MODE = 0o600
+VASSAL_MODE = 0o644
+FLAG_MODE = 0o644
+LOG_MODE = 0o640
+
+Damage = dict[str, Drift]
+Renderer = Callable[[SiteSpec, int], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Renderers:
+    """What a document and an ini must hold; None when it cannot be told (secrets that cannot be opened)."""
+
+    document: Renderer
+    vassal: Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A site as it was found whole."""
+
+    spec: SiteSpec
+    signed: tuple[tuple[str, Signature], ...]
+    shells: tuple[tuple[str, Signature | None], ...]
+
+
+def site_places(config: Config, nginx_gid: int | None, spec: SiteSpec) -> list[Place]:
+    """Return the site's directories and its log, with their modes and owners."""
+    layout = config.layout
+    try:
+        owner = config.owner(spec.number, spec.project_number)
+    except UserIdsExhausted:
+        return []  # never made, so nothing of it can be wrong; starting it says why
+    uid, gid = (owner.uid, owner.gid) if owner else (None, None)
+    data = layout.data(spec.slug)
+    return [
+        Place("directory", str(layout.site(spec.slug)), stat.S_IFDIR, 0o750, os.geteuid(), nginx_gid),
+        Place("data", str(data), stat.S_IFDIR, 0o711, os.geteuid()),
+        Place("data", str(data / "media"), stat.S_IFDIR, 0o2750, uid, nginx_gid),
+        Place("data", str(data / "home"), stat.S_IFDIR, 0o700, uid, gid),
+        Place("data", str(data / "tmp"), stat.S_IFDIR, 0o700, uid, gid),
+        Place("log", str(layout.log(spec.slug)), stat.S_IFREG, LOG_MODE, uid, config.control_gid()),
+    ]
+
+
+class SiteIntegrity:
+    """Compares sites with what is desired. `served` holds where each app.sock pointed when it was last whole."""
+
+    def __init__(
+        self,
+        config: Config,
+        tables: Tables,
+        written: Written,
+        renderers: Renderers,
+        present: Callable[[ReleaseSpec], bool],
+    ) -> None:
+        self._config = config
+        self._layout: Layout = config.layout
+        self._nginx_gid = config.nginx_gid()
+        self._tables = tables
+        self._written = written
+        self._renderers = renderers
+        self._present = present
+        self._known: dict[Slug, _Known] = {}
+        self.served: dict[Slug, int] = {}
+
+    def forget(self, slug: Slug) -> None:
+        self._known.pop(slug, None)
+
+    def unchanged(self, slug: Slug, spec: SiteSpec) -> bool:
+        """Whether the site is as it was when it was last found whole. Reads no content; tables as they are."""
+        known = self._known.get(slug)
+        if known is None or (known.spec is not spec and known.spec != spec):
+            return False
+        generation = spec.generation
+        tables = self._tables
+        if generation not in tables.sockets.listening.get(slug, ()) or tables.vassals.of(slug) != {generation}:
+            return False
+        if tables.hosts.known(slug) != set(spec.hostnames):
+            return False
+        for path, signature in known.signed:
+            if sign(path) != signature:
+                return False
+        for path, shell in known.shells:
+            if sign_shell(path) != shell:
+                return False
+        inode = known.signed[1][1][0]
+        return tables.sockets.is_bound(slug, generation, inode) and self._present(spec.release)
+
+    def damage(self, slug: Slug, spec: SiteSpec) -> Damage:
+        """Return what of the site is not as it was made, by the planner's names. Reads what has to be read."""
+        now = time.time_ns()
+        before = self._sign(spec)
+        found: Damage = {}
+        for name, drift in self._differences(slug, spec):
+            found.setdefault(name, drift)
+        serving = _serving(self._layout.site(slug))
+        if found or serving != spec.generation or self._tables.vassals.of(slug) != {serving}:
+            self.forget(slug)
+        elif all(settled(signature, now) for _, signature in before):
+            shells = tuple((place.path, sign_shell(place.path)) for place in self._places(spec)[1:])
+            signed = tuple((path, signature) for path, signature in before if signature is not None)
+            self._known[slug] = _Known(spec, signed, shells)
+        if serving is not None and "app.sock" not in found:
+            self.served[slug] = serving
+        return found
+
+    def _sign(self, spec: SiteSpec) -> list[tuple[str, Signature | None]]:
+        layout, slug, generation = self._layout, spec.slug, spec.generation
+        paths = [
+            layout.site(slug),
+            layout.socket(slug, generation),
+            layout.document(slug, generation),
+            layout.vassal(slug, generation),
+            *(layout.site(slug) / f"mode.{flag}" for flag in sorted(mode_flags(spec.mode))),
+        ]
+        return [(str(path), sign(str(path))) for path in paths]
+
+    def _places(self, spec: SiteSpec) -> list[Place]:
+        return site_places(self._config, self._nginx_gid, spec)
+
+    def _differences(self, slug: Slug, spec: SiteSpec) -> Iterator[tuple[str, Drift]]:
+        for place in self._places(spec):
+            if place.name == "log" and not os.path.lexists(place.path):
+                continue  # made when a process starts
+            drift = compare(place, self._layout.home, slug)
+            if drift is not None:
+                yield place.name, drift
+        directory = self._layout.site(slug)
+        serving = _serving(directory) if is_directory(directory) else None
+        yield from self._hostnames(slug, spec, serving)
+        if self._is_made(spec, serving) and not self._present(spec.release):
+            yield "release", Drift(slug, "release", f"releases/{spec.release.name}", "is not here, or not whole")
+        if not is_directory(directory):
+            return
+        yield from self._links(spec, serving)
+        yield from self._flags(spec)
+        yield from self._entries(spec, serving)
+        checked = spec.generation if self._is_made(spec, serving) else serving
+        if checked is not None:
+            yield from self._generation(spec, checked)
+
+    def _is_made(self, spec: SiteSpec, serving: int | None) -> bool:
+        """Whether the desired generation is the one whose files must be whole; before its switch it is work."""
+        if serving == spec.generation:
+            return True
+        other = serving is not None and self._layout.document(spec.slug, serving).exists()
+        return not other and self._layout.document(spec.slug, spec.generation).exists()
+
+    def _hostnames(self, slug: Slug, spec: SiteSpec, serving: int | None) -> Iterator[tuple[str, Drift]]:
+        known = self._tables.hosts.known(slug)
+        for fqdn in sorted(set(known) - set(spec.hostnames)):
+            yield f"host:{fqdn}", Drift(slug, "link", f"run/hosts/{fqdn}", "routes to a site whose name it is not")
+        if serving is None and slug not in self.served:
+            return  # not routed before something serves
+        for fqdn in sorted(set(spec.hostnames) - set(known)):
+            place = Place(
+                f"host:{fqdn}", str(self._layout.host(fqdn)), stat.S_IFLNK, target=f"../sites/{slug}"
+            )  # fmt: skip
+            drift = compare(place, self._layout.home, slug)
+            if drift is not None:
+                yield place.name, drift
+
+    def _links(self, spec: SiteSpec, serving: int | None) -> Iterator[tuple[str, Drift]]:
+        wanted = {"media": media_target(spec)}
+        if serving == spec.generation:
+            wanted["static"] = static_target(spec)
+        for name, target in wanted.items():
+            path = self._layout.site(spec.slug) / name
+            if target is not None:
+                drift = compare(Place(name, str(path), stat.S_IFLNK, target=target), self._layout.home, spec.slug)
+                if drift is not None:
+                    yield name, drift
+            elif os.path.lexists(path):
+                yield name, self._drift(spec, "link", path, "is here, though the project has none")
+        if serving != spec.generation and (self._is_made(spec, serving) or self._was_served(spec, serving)):
+            path = self._layout.site(spec.slug) / "app.sock"
+            generation = self.served.get(spec.slug, spec.generation)
+            place = Place("app.sock", str(path), stat.S_IFLNK, target=f"{generation:d}.sock")
+            drift = compare(place, self._layout.home, spec.slug)
+            if drift is not None:
+                yield "app.sock", drift
+
+    def _was_served(self, spec: SiteSpec, serving: int | None) -> bool:
+        served = self.served.get(spec.slug)
+        if served is None or served == serving:
+            return False
+        return serving is None or not self._layout.document(spec.slug, serving).exists()
+
+    def _flags(self, spec: SiteSpec) -> Iterator[tuple[str, Drift]]:
+        wanted = mode_flags(spec.mode)
+        for flag in FLAGS:
+            path = self._layout.site(spec.slug) / f"mode.{flag}"
+            if flag in wanted:
+                place = Place(flag, str(path), stat.S_IFREG, FLAG_MODE, os.geteuid(), os.getegid())
+                drift = compare(place, self._layout.home, spec.slug)
+                if drift is not None:
+                    yield f"flag:{flag}", drift
+            elif os.path.lexists(path):
+                yield f"flag:{flag}", self._drift(spec, "file", path, f"is here, though the mode is {spec.mode}")
+
+    def _entries(self, spec: SiteSpec, serving: int | None) -> Iterator[tuple[str, Drift]]:
+        """What is in the directory, or in run/vassals for the site, beside what belongs there."""
+        directory = self._layout.site(spec.slug)
+        kept = {serving, spec.generation, self.served.get(spec.slug)}
+        left = []
+        for name in sorted(entry.name for entry in directory.iterdir()):
+            generation = parse_entry(name)
+            path = directory / name
+            if generation is None and not _is_own(name):
+                if is_stale(name):
+                    detail = "was left by an interrupted write"
+                else:
+                    detail = f"is a {describe(os.lstat(path).st_mode)} that the agent did not make"
+                yield f"foreign:{name}", self._drift(spec, "file", path, detail)
+            elif generation is not None and generation not in kept:
+                left.append((name, path))
+        for generation in self._tables.vassals.of(spec.slug) - kept:
+            path = self._layout.vassal(spec.slug, generation)
+            if os.path.lexists(path):
+                left.append((path.name, path))
+        if left and _age(directory / "app.sock") > LEFTOVER_SECONDS:
+            for name, path in left:
+                kind = "vassal" if name.endswith(".ini") else "file"
+                yield f"leftover:{name}", self._drift(spec, kind, path, "is of a generation that does not serve")
+
+    def _generation(self, spec: SiteSpec, generation: int) -> Iterator[tuple[str, Drift]]:
+        slug, layout = spec.slug, self._layout
+        document, vassal = layout.document(slug, generation), layout.vassal(slug, generation)
+        started = _mtime(layout.socket(slug, generation))
+        for part, path, mode in (("document", document, DOCUMENT_MODE), ("vassal", vassal, VASSAL_MODE)):
+            name = f"{part}:{generation}"
+            place = Place(name, str(path), stat.S_IFREG, mode, os.geteuid(), os.getegid())
+            drift = compare(place, layout.home, slug)
+            if drift is None or drift.kind in ("mode", "owner"):
+                changed = self._is_changed(spec, generation, part, path)
+                drift = self._drift(spec, "file", path, "its content was changed") if changed else drift
+                if changed and part == "document" and started is not None and started >= _ctime(path):
+                    detail = "its process started with a changed document"
+                    yield f"socket:{generation}", self._drift(spec, "vassal", vassal, detail)
+            if drift is not None:
+                yield name, drift
+        yield from self._socket(spec, generation)
+
+    def _is_changed(self, spec: SiteSpec, generation: int, part: str, path: Path) -> bool:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return True
+        if self._written.knows(spec.slug, path.name, content):
+            return False
+        if generation != spec.generation:
+            return False  # an older generation's specification is not known any more
+        renderer = self._renderers.document if part == "document" else self._renderers.vassal
+        expected = renderer(spec, generation)
+        return expected is not None and content != expected
+
+    def _socket(self, spec: SiteSpec, generation: int) -> Iterator[tuple[str, Drift]]:
+        slug, path = spec.slug, self._layout.socket(spec.slug, generation)
+        name = f"socket:{generation}"
+        place = Place(name, str(path), stat.S_IFSOCK, SOCKET_MODE, os.geteuid(), self._nginx_gid)
+        if generation not in self._tables.sockets.listening.get(slug, ()):
+            vassal = self._layout.vassal(slug, generation)
+            if vassal.exists():
+                yield f"process:{generation}", self._drift(spec, "vassal", vassal, "no process of it listens")
+            if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+                yield name, self._drift(spec, "socket", path, "is no socket")
+            return
+        drift = compare(place, self._layout.home, slug)
+        if drift is None and not self._tables.sockets.is_bound(slug, generation, os.lstat(path).st_ino):
+            drift = self._drift(spec, "socket", path, "is not the socket its process listens on")
+        if drift is not None:
+            yield name, drift
+
+    def _drift(self, spec: SiteSpec, kind: str, path: Path, detail: str) -> Drift:
+        return Drift(spec.slug, kind, os.path.relpath(path, self._layout.home), detail)
+
+
+def parse_entry(name: str) -> int | None:
+    """Return the generation an entry `site.<n>.json` or `<n>.sock` belongs to."""
+    for prefix, suffix in (("site.", ".json"), ("", ".sock")):
+        number = name.removeprefix(prefix).removesuffix(suffix)
+        if name == f"{prefix}{number}{suffix}" and number.isdecimal() and number.isascii():
+            return int(number)
+    return None
+
+
+def _is_own(name: str) -> bool:
+    return name in ("app.sock", "static", "media") or name in {f"mode.{flag}" for flag in FLAGS}
+
+
+def _serving(directory: Path) -> int | None:
+    target = read_link(directory / "app.sock") or ""
+    generation = parse_entry(target)
+    return generation if target.endswith(".sock") else None
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - os.lstat(path).st_mtime
+    except OSError:
+        return float("inf")
+
+
+def _mtime(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _ctime(path: Path) -> int:
+    try:
+        return os.lstat(path).st_ctime_ns
+    except OSError:
+        return 0
