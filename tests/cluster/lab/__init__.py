@@ -3,7 +3,7 @@
 from . import control
 from .cluster import Cluster, cluster
 from .database import HostedPostgres, make_golden
-from .machine import Machine, Membership, build_release, wait_until
+from .machine import Machine, build_release, wait_until
 from .network import Host, Network, NoNetwork, network, why_no_network
 from .visitors import Count, Visitors
 
@@ -13,7 +13,6 @@ __all__ = [
     "Host",
     "HostedPostgres",
     "Machine",
-    "Membership",
     "Network",
     "NoNetwork",
     "Visitors",

@@ -12,7 +12,7 @@ from tenantry.testing.control import DATABASE
 
 from . import control
 from .database import HostedPostgres
-from .machine import APPLICATION, Machine, Membership, build_release, wait_until
+from .machine import APPLICATION, Machine, build_release, wait_until
 from .network import Host, Network, network
 
 CONVERGE_SECONDS = 20.0
@@ -31,9 +31,9 @@ class Cluster:
     def add_machine(self, *others: Host) -> Machine:
         """Add a node that runs; `others` are hosts that may have the database instead."""
         number = len(self.machines) + 1
-        name, role, key = control.join(self.postgres, number)
-        membership = Membership(name, self.postgres.dsn_for(role, *others), key)
-        machine = Machine(self.network.host(name), self.network.scratch / f"n{number}", membership)
+        membership = control.join(self.postgres, number)
+        host, home = self.network.host(membership.name), self.network.scratch / f"n{number}"
+        machine = Machine(host, home, membership, self.postgres.dsn_for(membership.role, *others))
         releases = machine.home / "releases"
         subprocess.run(["cp", "-a", str(self.release), str(releases / control.RELEASE)], check=True, timeout=60)
         machine.start()

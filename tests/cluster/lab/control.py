@@ -1,13 +1,15 @@
 """Control as the tests use it: its services, in this process, on the server that `HostedPostgres.use` chose."""
 
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from tenantry.testing.control import NODE_NAME, NODE_ROLE, prepare_django
+from tenantry.sealing import generate_key
+from tenantry.testing.control import NODE_NAME, NODE_ROLE, NODES_ROLE, prepare_django
 from tenantry.testing.postgres import PostgresServer
 
 prepare_django()
 
-from django.conf import settings  # noqa: E402
 from django.db import connections  # noqa: E402
 
 from tenantry.control.access.actors import SETUP  # noqa: E402
@@ -29,15 +31,27 @@ FACTS = releases.ReleaseFacts(
 )
 
 
-def join(server: PostgresServer, number: int) -> tuple[str, str, str]:
-    """Make node `number` known; returns its name, its role and its key. The template knows the first already."""
-    name, role = f"node-{number}", f"tenantry_node_{number}"
-    if (name, role) != (NODE_NAME, NODE_ROLE):
-        with server.connect() as connection:
-            if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
-                connection.execute(f'CREATE ROLE "{role}" LOGIN')  # type: ignore[call-overload]
-        fleet.join_node(name, role)
-    return name, role, str(settings.TENANTRY.platform_key)
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a machine is given when it joins: who it is, its PostgreSQL role, the key of its sites' secrets."""
+
+    name: str
+    role: str
+    key: str = field(repr=False)
+
+
+def join(server: PostgresServer, number: int) -> Membership:
+    """Make node `number` known: the first as the set-up does, the others with a token."""
+    name = f"node-{number}"
+    if number == 1:
+        key = generate_key()
+        fleet.adopt_node(NODE_NAME, NODE_ROLE, key)
+        return Membership(NODE_NAME, NODE_ROLE, key)
+    _, token = fleet.create_join_token(SETUP, ttl=timedelta(minutes=5))
+    joined = fleet.join(token, name=name, version="test")
+    with server.connect() as connection:  # what the job does
+        connection.execute(f'CREATE ROLE "{joined.role}" LOGIN IN ROLE "{NODES_ROLE}"')  # type: ignore[call-overload]
+    return Membership(name, joined.role, joined.node_key)
 
 
 def add_release() -> None:
@@ -63,6 +77,14 @@ def add_hostname(slug: str, name: str) -> None:
 
 def remove_hostname(slug: str, name: str) -> None:
     sites.remove_hostname(SETUP, slug, name)
+
+
+def set_mode(slug: str, mode: str) -> None:
+    sites.set_mode(SETUP, slug, mode)
+
+
+def confirm(node: str, token: str) -> None:
+    fleet.confirm_removal(SETUP, node, token)
 
 
 def delete_site(slug: str) -> None:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from node_lab import APPLICATION, AS_ROOT, borrowed_packages, reachable_python
 
+from .control import Membership
 from .network import Host
 from .visitors import Visitors
 
@@ -37,33 +37,24 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = 
         time.sleep(0.01)
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """What a machine was given when it joined: who it is, how it reaches the database, its key."""
-
-    name: str
-    dsn: str
-    key: str
-
-
 class Machine:
     """One home on one host. What it starts ends with the network, or with `stop`."""
 
-    def __init__(self, host: Host, home: Path, membership: Membership) -> None:
+    def __init__(self, host: Host, home: Path, membership: Membership, dsn: str) -> None:
         self.host, self.home, self.name = host, home, membership.name
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._config = home / "secrets" / "agent.json"
         home.mkdir()
         (home / "secrets").mkdir()
-        self.configure(membership)
+        self.configure(membership, dsn)
         subprocess.run([*self._agent("prepare")], check=True, timeout=START_SECONDS)
 
-    def configure(self, membership: Membership) -> None:
+    def configure(self, membership: Membership, dsn: str) -> None:
         """Write agent.json; a running agent reads it when it is started again."""
         document = {
             "home": str(self.home),
             "node": membership.name,
-            "dsn": membership.dsn,
+            "dsn": dsn,
             "platform_key": membership.key,
             "bind": "127.0.0.1",
             "http_port": HTTP_PORT,
@@ -82,9 +73,13 @@ class Machine:
         self.start_agent()
 
     def start_nginx(self) -> None:
-        log = str(self.home / "logs" / "nginx.log")
-        self._spawn("nginx", ["/usr/sbin/nginx", "-e", log, "-p", str(self.home), "-c", f"{self.home}/etc/nginx.conf"])
+        """Start nginx as a process of its own: under the parent that started it, it would refuse to be replaced."""
+        log, configuration = f"{self.home}/logs/nginx.log", f"{self.home}/etc/nginx.conf"
+        start = f"/usr/sbin/nginx -e {log} -p {self.home} -c {configuration} & cat"
+        with (self.home / "logs" / "nginx.out").open("ab") as output:
+            parent = self.host.spawn(["sh", "-c", start], stdin=subprocess.PIPE, stdout=output, stderr=output)
         wait_until(self._listens, START_SECONDS, "nginx")
+        parent.communicate(timeout=START_SECONDS)
 
     def start_emperor(self) -> None:
         run = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
@@ -116,18 +111,11 @@ class Machine:
 
         nginx's own way of replacing its program (USR2, then QUIT). A new process, with the configuration read anew.
         """
-        old, pid_file = self._nginx_pid(), self.home / "run" / "nginx.pid"
+        old = self._nginx_pid()
         os.kill(old, signal.SIGUSR2)
-        new = wait_until(lambda: self._other_nginx(pid_file, old), what="the new nginx")
-        wait_until(lambda: _workers(new), what="its workers")
+        wait_until(lambda: self._nginx_pid() != old and self._nginx_workers(), what="the new nginx")
         os.kill(old, signal.SIGQUIT)
-        self._processes.pop("nginx").wait(STOP_SECONDS + 30)
-
-    def _other_nginx(self, pid_file: Path, old: int) -> int | None:
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(pid_file.read_text())
-            return pid if pid != old else None
-        return None
+        wait_until(lambda: not _runs(old), what="the end of the old nginx")
 
     def output(self, name: str) -> str:
         """Return what a process has written."""
@@ -144,7 +132,12 @@ class Machine:
             self._processes[name] = self.host.spawn(command, stdout=log, stderr=log)
 
     def _nginx_pid(self) -> int:
-        return int((self.home / "run" / "nginx.pid").read_text())
+        """Return the process that is nginx now; while it is replaced there is no such file for a moment."""
+        directory = self.home / "run"
+        for name in ("nginx.pid", "nginx.pid.oldbin"):
+            with contextlib.suppress(OSError, ValueError):
+                return int((directory / name).read_text())
+        return 0
 
     def _nginx_workers(self) -> set[int]:
         return _workers(self._nginx_pid())
@@ -195,6 +188,15 @@ def build_release(directory: Path, name: str, application: str = APPLICATION) ->
     )
     packages = next((directory / "venv" / "lib").glob("python3.*/site-packages"))
     (packages / "borrowed.pth").write_text("".join(f"{path}\n" for path in borrowed_packages()))
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process executes something: one that ended and that nobody has waited for does not."""
+    try:
+        Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return False
+    return True
 
 
 def _workers(pid: int) -> set[int]:
