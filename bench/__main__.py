@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import changelog, create, requests
+from bench import changelog, create, fleet, requests
 from bench.platform import platform
 from bench.results import Table, keep
 
 OF_PLATFORM = ("create", "requests")
-ALONE = ("changelog",)  # suites that need no running platform
+ALONE = ("changelog", "fleet")  # suites that need no running platform
 
 
 def main(arguments: list[str]) -> int:
@@ -21,9 +21,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=4, help="of load for each measurement (default %(default)s)")
     parser.add_argument("--writers", type=int, default=64, help="of the change log (default %(default)s)")
     parser.add_argument("--changes", type=int, default=100_000, help="to write (default %(default)s)")
+    parser.add_argument("--agents", type=int, default=1_000, help="of the fleet (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.suite in ("changelog", "all"):
         show(changelog.measure(options.writers, options.changes))
+    if options.suite in ("fleet", "all"):
+        show(fleet.measure(options.agents))
     if options.suite in ALONE:
         return 0
     with platform(options.home) as running:

@@ -48,7 +48,8 @@ def _read(connection: "psycopg.Connection[Any]", log: Log) -> None:
     while True:
         rows = connection.execute(
             "SELECT revision, split_part(actor, ' ', 2)::int, (metadata->>'count')::int, site_slug, type,"
-            " (metadata->>'generation')::bigint, epoch::text FROM change WHERE revision > %s ORDER BY revision LIMIT %s",
+            " (metadata->>'generation')::bigint, epoch::text FROM change"
+            " WHERE revision > %s ORDER BY revision LIMIT %s",
             (log.revision, BATCH),
         ).fetchall()
         log.reads += 1
@@ -102,6 +103,7 @@ class Agent:
     pause_seconds: float  # after each read: a slow agent falls behind the log's tail
     answers: list[Answered] = field(default_factory=list)
     revision: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, goal: Goal) -> None:
         """Read at every hint; ends at the goal, or when no hint came for long after the goal was known."""
@@ -137,6 +139,7 @@ class Agent:
         answer = Answered(self.revision, document["revision"], document["full"], document.get("tail", 0), sites)
         self.answers.append(answer)
         self.revision = answer.revision
+        self.begun.set()
 
 
 def run_agents(dsns: list[str], pauses: list[float], pipe: Connection) -> None:
@@ -150,8 +153,8 @@ async def _run_agents(agents: list[Agent], pipe: Connection) -> None:
     async with asyncio.TaskGroup() as group:
         for agent in agents:
             group.create_task(agent.run(goal))
-        while not all(agent.revision for agent in agents):
-            await asyncio.sleep(0.01)
+        for agent in agents:
+            await agent.begun.wait()
         pipe.send("reading")
     asyncio.get_running_loop().remove_reader(pipe.fileno())
     pipe.send([agent.answers for agent in agents])

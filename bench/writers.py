@@ -1,4 +1,4 @@
-"""Writers of the change log: transactions as control's services make them, cut off at random, and what they committed."""
+"""Writers of the change log: transactions as control's services make them, some cut off, and what they committed."""
 
 import random
 import time
