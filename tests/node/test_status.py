@@ -1,6 +1,6 @@
 """What a node says of itself is never ahead of what it has done."""
 
-from tenantry.node.desired import Entry
+from tenantry.node.answer import Entry
 from tenantry.node.status import NodeStatus
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteState

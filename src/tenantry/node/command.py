@@ -13,7 +13,7 @@ from tenantry.node.effects.files import read_link
 from tenantry.node.effects.host import build_document
 from tenantry.node.effects.terminal import forbid_typing
 from tenantry.node.errors import NodeError
-from tenantry.node.store import LastKnown
+from tenantry.node.memory import LastKnown
 from tenantry.sealing import Sealer
 from tenantry.spec.names import Slug
 

@@ -1,74 +1,64 @@
 """PURE: the desired state of this node as last accepted, and which answers of the database are accepted.
 
-Rules: within an epoch the revision never falls · a new epoch is taken only from a full answer · what a full answer
-leaves out is removed, unless that would be everything, or more than 3 and more than 20 % of the node's sites.
-A removal that is named (`present: false`) is always taken.
+Rules: within an epoch the revision never falls · a new epoch is taken only from a full answer · a removal that is
+named (`present: false`) is always taken · what a full answer merely leaves out is removed, unless
+- the epoch is new: a restored database may not know sites that are newer than its backup; or
+- it would be everything, or more than 3 and more than 20 % of the node's sites.
+Such removals are *held*, until the sites are back or a person confirms with the token; all else is applied. A site
+that loses all its hostnames without a change of its own counts as left out: emptied tables look like that.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from tenantry.node.answer import Answer, Entry
 from tenantry.node.errors import Refused
-from tenantry.spec.errors import InvalidDocument, InvalidName
-from tenantry.spec.names import Slug, parse_slug
+from tenantry.node.numbering import Look, adopted_shift, continued_shift, nothing_found
+from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 
 REMOVED_AT_ONCE = 3
 REMOVED_PART = 0.2
+NAMES_SHOWN = 5
+
+MASS_REMOVAL = "MassRemovalRefused"
+REMOVAL_HELD = "RemovalHeld"
+HOLDING = (MASS_REMOVAL, REMOVAL_HELD)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One site's desired state. `spec` None: the site is to be absent. `problem`: the last document was unusable."""
+class Held:
+    """Sites that stay although the database no longer lists them; `condition` is the reason's type."""
 
-    slug: Slug
-    revision: int
-    spec: SiteSpec | None
-    document: Mapping[str, Any] | None
-    problem: str | None = None
+    condition: str = REMOVAL_HELD
+    slugs: frozenset[Slug] = frozenset()
+
+    @property
+    def token(self) -> str:
+        """What a person must repeat to have exactly these sites removed."""
+        return hashlib.sha256("\n".join(sorted(self.slugs)).encode()).hexdigest()[:8]
+
+    @property
+    def message(self) -> str:
+        names = ", ".join(sorted(self.slugs)[:NAMES_SHOWN]) + (", …" if len(self.slugs) > NAMES_SHOWN else "")
+        cause = (
+            "at once"
+            if self.condition == MASS_REMOVAL
+            else "by a database of a new epoch (a restored backup, or a replica that was promoted)"
+        )
+        return (
+            f"{len(self.slugs)} sites would be removed {cause} and stay: {names}. To remove them, confirm {self.token}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What `agent_v1.desired` returned, checked. `unusable` says what is wrong with sites whose name cannot be read."""
+class Head:
+    """How far the desired state was read, and what of it was not followed."""
 
     epoch: str
     revision: int
-    full: bool
-    entries: tuple[Entry, ...]
-    unusable: tuple[str, ...] = ()
-
-
-def parse_answer(document: Any) -> Answer:
-    """Return the answer in `document`. One unusable site does not spoil the others; an unusable frame raises."""
-    entries: list[Entry] = []
-    unusable: list[str] = []
-    try:
-        for site in document["sites"]:
-            try:
-                entries.append(parse_entry(site))
-            except InvalidDocument as error:
-                unusable.append(str(error))
-        return Answer(
-            str(document["epoch"]), int(document["revision"]), bool(document["full"]), tuple(entries), tuple(unusable)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidDocument(f"agent_v1.desired answered something else than agreed: {error!r}") from error
-
-
-def parse_entry(document: Mapping[str, Any]) -> Entry:
-    """Return one site of an answer. `InvalidDocument` only when not even the slug can be read."""
-    try:
-        slug, revision = parse_slug(document["slug"]), int(document["revision"])
-    except (KeyError, TypeError, InvalidName) as error:
-        raise InvalidDocument(f"a site without usable slug and revision: {error}") from error
-    if not document.get("present", True):
-        return Entry(slug, revision, None, None)
-    try:
-        return Entry(slug, revision, SiteSpec.from_document(document), document)
-    except InvalidDocument as error:
-        return Entry(slug, revision, None, None, problem=str(error))
+    held: Held = Held()
 
 
 class DesiredState:
@@ -77,7 +67,18 @@ class DesiredState:
     def __init__(self) -> None:
         self.epoch: str | None = None
         self.revision = 0
+        self.held = Held()
         self._entries: dict[Slug, Entry] = {}
+        self._successors: dict[Slug, Entry] = {}  # other sites of the same name, which wait until this one is gone
+
+    def restore(self, head: Head, entries: Iterable[Entry]) -> None:
+        """Begin with what was remembered."""
+        self.epoch, self.revision, self.held = head.epoch, head.revision, head.held
+        self._entries = {entry.slug: entry for entry in entries}
+
+    def head(self) -> Head | None:
+        """Return what to remember besides the entries; None before anything was accepted."""
+        return None if self.epoch is None else Head(self.epoch, self.revision, self.held)
 
     def get(self, slug: Slug) -> Entry | None:
         return self._entries.get(slug)
@@ -89,42 +90,110 @@ class DesiredState:
         """Return the sites that are to be served, those with an unusable document included."""
         return frozenset(slug for slug, entry in self._entries.items() if entry.spec or entry.problem)
 
-    def forget(self, slug: Slug) -> None:
-        """Drop a site that is absent from the node by now."""
+    def forget(self, slug: Slug) -> Entry | None:
+        """Drop a site that is absent from the node by now; return the site of the same name that waited for that."""
         self._entries.pop(slug, None)
+        successor = self._successors.pop(slug, None)
+        if successor is not None:
+            self._entries[slug] = successor
+        return successor
 
-    def merge(self, answer: Answer, on_node: frozenset[Slug] = frozenset()) -> frozenset[Slug]:
+    def is_confirmed(self, answer: Answer) -> bool:
+        """Whether a person confirmed the removals that are held."""
+        return bool(self.held.slugs) and answer.orders is not None and answer.orders.confirmed == self.held.token
+
+    def merge(
+        self, answer: Answer, on_node: frozenset[Slug] = frozenset(), look: Look = nothing_found
+    ) -> frozenset[Slug]:
         """Accept `answer`; return the sites whose entry changed. `Refused` leaves everything as it was.
 
         `on_node`: sites of which something is on the node, so that a full answer can tell which are orphans.
+        `look` says what is on the node of a site that is not remembered, or comes from another epoch.
         """
-        if answer.epoch == self.epoch and answer.revision < self.revision:
-            raise Refused("StaleState", f"revision {answer.revision} was answered after {self.revision}")
-        if answer.epoch != self.epoch and not answer.full:
-            raise Refused("StaleState", "a new epoch needs a full answer")
+        new_epoch = self._check(answer)
         incoming = {entry.slug: entry for entry in answer.entries}
         if answer.full and not answer.unusable:  # a site that cannot be named must not look removed
-            gone = (self.present() | on_node) - incoming.keys()
-            self._guard(gone, len(self.present() | on_node), len(incoming))
+            gone = (self.present() | (on_node - self._entries.keys())) - incoming.keys()
+            missing = gone if new_epoch else gone | self._stripped(incoming)
+            self.held = self._hold(missing, len(self.present() | on_node), new_epoch, answer)
             incoming |= {slug: Entry(slug, answer.revision, None, None) for slug in gone}
-        changed = frozenset(slug for slug, entry in incoming.items() if self._take(entry))
+        else:
+            self.held = replace(self.held, slugs=self.held.slugs - incoming.keys())
+        changed = set()
+        for slug, entry in incoming.items():
+            here = slug in on_node or slug in self._entries or not answer.full
+            if slug not in self.held.slugs and self._take(entry, new_epoch, look if here else nothing_found):
+                changed.add(slug)
         self.epoch, self.revision = answer.epoch, answer.revision
-        return changed
+        return frozenset(changed)
 
-    def _guard(self, gone: frozenset[Slug], known: int, listed: int) -> None:
-        if gone and not listed:
-            raise Refused("MassRemovalRefused", f"an empty state was answered; the node keeps its {known} sites")
-        if len(gone) > REMOVED_AT_ONCE and len(gone) > REMOVED_PART * known:
-            names = ", ".join(sorted(gone)[:5])
+    def _check(self, answer: Answer) -> bool:
+        """Return whether the answer begins a new epoch; `Refused` when it is stale."""
+        if answer.epoch == self.epoch and answer.revision < self.revision:
             raise Refused(
-                "MassRemovalRefused", f"{len(gone)} of {known} sites would be removed at once ({names}, …); they stay"
+                "StaleState",
+                f"the database is set back: it answers revision {answer.revision}, and {self.revision} was applied. "
+                "If it is to be followed, say so: tenantry event new-epoch",
             )
+        if answer.epoch != self.epoch and not answer.full:
+            raise Refused("StaleState", "a new epoch needs a full answer")
+        return self.epoch is not None and answer.epoch != self.epoch
 
-    def _take(self, entry: Entry) -> bool:
+    def _stripped(self, incoming: dict[Slug, Entry]) -> frozenset[Slug]:
+        """Return the sites that would lose every hostname though they did not change."""
+        return frozenset(
+            slug
+            for slug, entry in incoming.items()
+            if (before := self._entries.get(slug)) is not None
+            and before.spec is not None
+            and entry.spec is not None
+            and before.spec.hostnames
+            and not entry.spec.hostnames
+            and entry.revision <= before.revision
+        )
+
+    def _hold(self, missing: frozenset[Slug], known: int, new_epoch: bool, answer: Answer) -> Held:
+        """Return which of the missing sites stay."""
+        slugs, condition = self.held.slugs & missing, self.held.condition
+        fresh = missing - slugs
+        if new_epoch and fresh:
+            slugs, condition = missing, REMOVAL_HELD
+        elif fresh and (not answer.entries or _too_many(len(fresh), known)):
+            slugs, condition = missing, MASS_REMOVAL
+        elif slugs:
+            slugs = missing  # not even a few are taken from a database that is in doubt
+        held = Held(condition, slugs)
+        confirmed = answer.orders is not None and answer.orders.confirmed == held.token
+        return Held() if confirmed else held
+
+    def _take(self, entry: Entry, new_epoch: bool, look: Look) -> bool:
         before = self._entries.get(entry.slug)
-        if entry.problem and before is not None:
-            entry = Entry(entry.slug, entry.revision, before.spec, before.document, entry.problem)
+        if entry.problem:
+            if before is not None:
+                entry = replace(before, revision=entry.revision, problem=entry.problem)
+        elif entry.spec is None:
+            self._successors.pop(entry.slug, None)
+            entry = entry.after(before)
+        elif before is not None and before.number != entry.number and not before.is_unknown:
+            # Another site of the same name. Its visitors must not meet what is left of the former one.
+            self._successors[entry.slug] = entry
+            entry = Entry(entry.slug, entry.revision, None, None).after(before)
+        else:
+            self._successors.pop(entry.slug, None)
+            entry = entry.shifted(_shift(entry.spec, before, new_epoch, look))
         if entry == before:
             return False
         self._entries[entry.slug] = entry
         return True
+
+
+def _shift(spec: SiteSpec, before: Entry | None, new_epoch: bool, look: Look) -> int:
+    if before is None or before.is_unknown:
+        return adopted_shift(spec, look)
+    if not new_epoch:
+        return before.shift
+    return continued_shift(spec, before.spec, before.shift, look)
+
+
+def _too_many(count: int, known: int) -> bool:
+    return count > REMOVED_AT_ONCE and count > REMOVED_PART * known

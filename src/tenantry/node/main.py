@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import importlib.metadata
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.node.command import run_command
@@ -15,11 +18,14 @@ from tenantry.node.config import Config, read_config
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.effects.logs import trim_for_ever
 from tenantry.node.errors import NodeError
-from tenantry.node.listener import Hint, Listener
+from tenantry.node.gate import ConnectGate
+from tenantry.node.listener import Listener
+from tenantry.node.memory import LastKnown
 from tenantry.node.prepare import prepare
 from tenantry.node.reconciler import Reconciler
 from tenantry.node.status import NodeStatus
-from tenantry.node.store import LastKnown, Line, Store
+from tenantry.node.store import PROGRAM, Line, Store
+from tenantry.node.twins import watch_for_twins
 from tenantry.sealing import SealError
 from tenantry.spec.errors import InvalidName
 from tenantry.spec.names import parse_slug
@@ -54,31 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def run_agent(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT. Sites go on serving without it."""
-    listening, asking = Line(config.dsn), Line(config.dsn)
+    agent = f"{PROGRAM}/{config.node}/"
+    instance = f"{agent}{secrets.token_hex(4)}"
+    gate = ConnectGate()
+    listening, asking = Line(config.dsn, gate, name=instance), Line(config.dsn, gate, name=instance)
+    store = Store(asking)
     memory = LastKnown(config.layout.state)
     reconciler = Reconciler(
-        Store(asking),
+        store,
         LocalHost(config),
         memory,
-        NodeStatus(),
+        NodeStatus(importlib.metadata.version("tenantry")),
         starts_at_once=STARTS_PER_CPU * (os.cpu_count() or 1),
         clock=time.monotonic,
     )
-    remembered = memory.load()
-    if remembered is not None:
-        reconciler.restore(remembered.epoch, remembered.revision, remembered.entries)
-
-    def hear(hint: Hint) -> None:
-        reconciler.hear(hint.epoch, hint.revision)
-
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    reconciler.restore(memory.load())
+    listener = Listener(
+        listening, lambda hint: reconciler.hear(hint.epoch, hint.revision), _Observer(store, reconciler)
+    )
+    stopped = _stop_asked()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(reconciler.run(), name="reconciler"),
-            group.create_task(Listener(listening, hear).run(), name="listener"),
+            group.create_task(listener.run(), name="listener"),
+            group.create_task(watch_for_twins(store, agent, instance, reconciler.same_node_twice), name="twins"),
             group.create_task(trim_for_ever(config.layout), name="logs"),
         ]
         logger.info("the agent of %s runs for %s", config.node, config.home)
@@ -88,6 +93,31 @@ async def run_agent(config: Config) -> None:
     listening.drop()
     asking.drop()
     logger.info("the agent stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Observer:
+    """Connects what the listener learns with those whom it concerns."""
+
+    store: Store
+    reconciler: Reconciler
+
+    async def echo(self) -> None:
+        await self.store.echo()
+
+    def notifications(self, arrive: bool) -> None:
+        self.reconciler.notifications(arrive)
+
+    def clock_ahead(self, seconds: float) -> None:
+        self.reconciler.clock_ahead(seconds)
+
+
+def _stop_asked() -> asyncio.Event:
+    """Return what is set when somebody asks this process to end."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
 
 
 def _without_dashes(argv: list[str]) -> list[str]:

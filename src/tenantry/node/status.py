@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from tenantry.node.desired import Entry
+from tenantry.node.answer import Entry
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteState
 
@@ -12,7 +12,8 @@ from tenantry.spec.sites import SiteState
 class NodeStatus:
     """Collects what is to be reported. The node's revision is the last one up to which everything is settled."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "") -> None:
+        self._facts: dict[str, Any] = {"version": version} if version else {}
         self._epoch: str | None = None
         self._head = 0
         self._pending: dict[Slug, tuple[int, int]] = {}  # the first and the latest revision not settled
@@ -37,6 +38,14 @@ class NodeStatus:
     def knows(self, slug: Slug) -> bool:
         return slug in self._sites
 
+    def serves(self, slug: Slug) -> bool:
+        """Whether the site was found serving when it was last worked on."""
+        return slug in self._sites and self._sites[slug]["state"] == SiteState.SERVING.value
+
+    def fact(self, name: str, value: Any) -> None:
+        """Report `value` under the key `name` from now on."""
+        self._facts[name] = value
+
     def site(
         self,
         entry: Entry,
@@ -47,15 +56,18 @@ class NodeStatus:
         generation: int | None = None,
         settled: bool = True,
     ) -> None:
-        """Note a site's state. `settled` False: it is still being worked on, the node's revision waits."""
+        """Note a site's state. `settled` False: it is still being worked on, the node's revision waits.
+
+        `generation` is the node's number of the one that is spoken of; else it is the desired one.
+        """
         # What came meanwhile is not settled by the end of what was worked on when it came.
         if settled and entry.revision >= self._pending.get(entry.slug, (0, 0))[1]:
             self._pending.pop(entry.slug, None)
-        desired = entry.spec.generation if entry.spec else 0
         line = {
             "slug": entry.slug,
             "revision": entry.revision,
-            "generation": desired if generation is None else generation,
+            # One of an older epoch has no number that the platform would know.
+            "generation": entry.generation if generation is None else max(generation - entry.shift, 0),
             "state": state.value,
             "message": message,
             "log": log,
@@ -81,11 +93,11 @@ class NodeStatus:
         """Return a hash of what is served: nodes that serve the same have the same."""
         return f"sha256x:{self._digest:064x}"
 
-    def take_report(self) -> dict[str, Any] | None:
-        """Return the next report, None when nothing changed; `give_back` it if it did not arrive."""
+    def take_report(self, *, anyway: bool = False) -> dict[str, Any] | None:
+        """Return the next report, None when nothing changed (unless `anyway`); `give_back` it if it did not arrive."""
         if self._epoch is None:
             return None
-        node = {
+        node = self._facts | {
             "epoch": self._epoch,
             "revision": self.revision,
             "digest": self.digest,
@@ -93,7 +105,7 @@ class NodeStatus:
                 {"type": kind, "status": True, "message": message} for kind, message in sorted(self._conditions.items())
             ],
         }
-        if not self._changed and node == self._reported:
+        if not self._changed and node == self._reported and not anyway:
             return None
         changed, self._changed = self._changed, set()
         self._reported = node
@@ -114,6 +126,6 @@ class NodeStatus:
         self._digest ^= self._lines.pop(entry.slug, 0)
         if state is SiteState.SERVING and entry.spec is not None:
             spec = entry.spec
-            text = f"{spec.slug} {spec.generation} {spec.release.digest} {spec.mode} {' '.join(spec.hostnames)}"
+            text = f"{spec.slug} {entry.generation} {spec.release.digest} {spec.mode} {' '.join(spec.hostnames)}"
             self._lines[entry.slug] = int.from_bytes(hashlib.sha256(text.encode()).digest())
             self._digest ^= self._lines[entry.slug]

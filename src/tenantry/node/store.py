@@ -1,34 +1,31 @@
-"""The database as the agent sees it (`agent_v1`), and the last state it accepted from it, on disk."""
+"""The database as the agent sees it: one connection at a time per line, and the functions of `agent_v1`."""
 
 import asyncio
-import json
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from tenantry.node.desired import Entry, parse_entry
-from tenantry.node.effects.files import remove, sync, write_file
 from tenantry.node.errors import StoreUnavailable
-from tenantry.spec.errors import InvalidDocument
-from tenantry.spec.names import Slug
+from tenantry.node.gate import ConnectGate
 
-logger = logging.getLogger(__name__)
-
-ANSWER_SECONDS = 10.0  # 10,000 sites are answered in under a second
+# A hung server is noticed after the first of these, which a small answer never needs. A server that is merely slow
+# gets longer each time: giving up and asking again would be what keeps it slow.
+ANSWER_SECONDS = 4.0
+FULL_ANSWER_SECONDS = 10.0  # 10,000 sites are answered in under a second
+ANSWER_SECONDS_MAX = 60.0
+PROGRAM = "tenantry-agent"
+ECHO_CHANNEL = "tenantry_echo"
+ALIVE_SECONDS = 10  # an agent that lives has used its connection since
 _CONNECT: Mapping[str, Any] = {
     "autocommit": True,
     "connect_timeout": 3,
-    "application_name": "tenantry-agent",
     "prepare_threshold": None,  # so that the connection may go through PgBouncer
-    # A half-open connection is noticed after 3 s, where defaults take hours (TCP only).
+    # A half-open connection is noticed after 4 s, where defaults take hours (TCP only).
     "keepalives_idle": 2,
     "keepalives_interval": 1,
-    "keepalives_count": 3,
+    "keepalives_count": 2,
     "tcp_user_timeout": 4000,
 }
 
@@ -36,16 +33,21 @@ _CONNECT: Mapping[str, Any] = {
 class Line:
     """One connection to the database, opened when needed, dropped when it does not answer in time."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, gate: ConnectGate | None = None, *, name: str = PROGRAM) -> None:
         self._dsn = dsn
+        self._gate = gate or ConnectGate()
+        self._name = name
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._lock = asyncio.Lock()
 
     async def connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         """Return the open connection; `StoreUnavailable` when there is none to be had."""
         if self._connection is None or self._connection.closed:
+            await self._gate.turn()
             try:
-                self._connection = await psycopg.AsyncConnection.connect(self._dsn, **_CONNECT)
+                self._connection = await psycopg.AsyncConnection.connect(
+                    self._dsn, application_name=self._name, **_CONNECT
+                )
             except psycopg.Error as error:
                 raise StoreUnavailable(f"no connection to PostgreSQL: {_first_line(error)}") from error
         return self._connection
@@ -83,79 +85,40 @@ class Store:
 
     def __init__(self, line: Line) -> None:
         self._line = line
+        self._unanswered = 0
 
     async def desired(self, since: int) -> Any:
-        return await self._line.execute("SELECT agent_v1.desired(%s)", (since,))
+        seconds = ANSWER_SECONDS if since else FULL_ANSWER_SECONDS
+        return await self._ask("SELECT agent_v1.desired(%s)", (since,), seconds)
 
     async def report(self, report: Mapping[str, Any]) -> None:
-        await self._line.execute("SELECT agent_v1.report(%s)", (Jsonb(report),))
+        await self._ask("SELECT agent_v1.report(%s)", (Jsonb(report),), ANSWER_SECONDS)
+
+    async def echo(self) -> None:
+        """Notify everybody who tests whether notifications reach them."""
+        await self._ask("SELECT pg_notify(%s, '')", (ECHO_CHANNEL,), ANSWER_SECONDS)
+
+    async def others_alive(self, name: str, own: str) -> int:
+        """Return how many other agents of this role work under application names that begin with `name`."""
+        query = """
+            SELECT count(DISTINCT application_name) FROM pg_stat_activity
+            WHERE usename = session_user AND datname = current_database() AND starts_with(application_name, %s)
+              AND application_name <> %s AND state_change > clock_timestamp() - make_interval(secs => %s)"""
+        return int(await self._ask(query, (name, own, ALIVE_SECONDS), ANSWER_SECONDS))
 
     def close(self) -> None:
         self._line.drop()
 
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """The state on disk: complete up to `revision` of `epoch`."""
-
-    epoch: str
-    revision: int
-    entries: tuple[Entry, ...]
-
-
-class LastKnown:
-    """The last accepted desired state on disk: `state/sites/<slug>.json` and, written last, `state/head.json`.
-
-    An interruption leaves newer sites under an older head: what lies between is read from the database again.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._sites = directory / "sites"
-        self._head = directory / "head.json"
-
-    def load(self) -> Remembered | None:
-        """Return what is remembered; None when nothing is. A damaged file of a site is left out and logged."""
+    async def _ask(self, query: str, parameters: tuple[Any, ...], seconds: float) -> Any:
         try:
-            head = json.loads(self._head.read_bytes())
-            epoch, revision = str(head["epoch"]), int(head["revision"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is damaged and not used: %r", self._head, error)
-            return None
-        return Remembered(epoch, revision, tuple(self._load_sites()))
-
-    def load_site(self, slug: Slug) -> Entry | None:
-        """Return one remembered site."""
-        try:
-            return parse_entry(json.loads((self._sites / f"{slug}.json").read_bytes()))
-        except (OSError, ValueError, InvalidDocument):
-            return None
-
-    def save(self, epoch: str, revision: int, entries: Iterable[Entry]) -> None:
-        """Remember changed entries, then the head. Durable when it returns."""
-        written = []
-        for entry in entries:
-            path = self._sites / f"{entry.slug}.json"
-            if entry.document is not None:
-                content = json.dumps(entry.document, separators=(",", ":")).encode()
-                if write_file(path, content, mode=0o600):
-                    written.append(path)
-            elif entry.problem is None:
-                remove(path)
-        for path in written:
-            sync(path)
-        if written:
-            sync(self._sites)
-        head = json.dumps({"version": 1, "epoch": epoch, "revision": revision}).encode()
-        write_file(self._head, head, mode=0o600, durable=True)
-
-    def _load_sites(self) -> Iterable[Entry]:
-        for path in sorted(self._sites.glob("*.json")):
-            try:
-                yield parse_entry(json.loads(path.read_bytes()))
-            except (OSError, ValueError, InvalidDocument) as error:
-                logger.warning("%s is damaged and not used: %r", path, error)
+            answer = await self._line.execute(
+                query, parameters, seconds=min(seconds * 2.0 ** min(self._unanswered, 8), ANSWER_SECONDS_MAX)
+            )
+        except StoreUnavailable:
+            self._unanswered += 1
+            raise
+        self._unanswered = 0
+        return answer
 
 
 async def _fetch(connection: psycopg.AsyncConnection[Any], query: str, parameters: tuple[Any, ...]) -> Any:

@@ -78,6 +78,10 @@ class WorkQueue(Generic[Key]):
             heapq.heappop(self._later)
         return self._later[0][0] if self._later else None
 
+    def holds(self, key: Key) -> bool:
+        """Whether `key` is ready, worked on, or waits for its time."""
+        return key in self._queued or key in self._active or key in self._due
+
     def idle(self) -> bool:
         """Whether nothing is ready or worked on (keys may wait for a time)."""
         return not (self._ready or self._active)
@@ -118,14 +122,13 @@ async def work_through(
     signal: Signal,
     work: Callable[[Key], Awaitable[bool]],
     *,
-    parallel: int,
+    slots: asyncio.Semaphore,
     clock: Callable[[], float],
 ) -> None:
-    """Call `work` for every key that is due, for ever, at most `parallel` at a time.
+    """Call `work` for every key that is due, for ever, each with one of `slots`, which it may lend while it waits.
 
     `work` returns whether it succeeded; it handles its own errors, so one that escapes ends the agent.
     """
-    slots = asyncio.Semaphore(parallel)
 
     async def one(key: Key) -> None:
         try:

@@ -1,0 +1,57 @@
+"""What the agent's core needs from outside: a database, a machine, a memory. `main` gives it real ones."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from tenantry.node.answer import Entry
+from tenantry.node.desired import Head
+from tenantry.node.integrity import Drift
+from tenantry.node.planner import Action, ObservedSite
+from tenantry.spec.names import Slug
+from tenantry.spec.sites import SiteSpec
+
+
+class DesiredSource(Protocol):
+    """Where the desired state comes from and the report goes to."""
+
+    async def desired(self, since: int) -> Any: ...
+
+    async def report(self, report: Mapping[str, Any]) -> None: ...
+
+
+class SiteHost(Protocol):
+    """The machine, as far as one site is concerned."""
+
+    def scan(self) -> frozenset[Slug]: ...
+
+    def observe(self, slug: Slug, spec: SiteSpec | None) -> ObservedSite: ...
+
+    async def apply(self, action: Action, spec: SiteSpec | None) -> None: ...
+
+
+class CheckedHost(Protocol):
+    """The machine, compared with what it should be. `examine` is cheap where nothing was touched since last time."""
+
+    def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]: ...
+
+    async def examine_node(self) -> tuple[Drift, ...]: ...
+
+    async def repair_node(self, drifts: tuple[Drift, ...]) -> None: ...
+
+
+class BalancedHost(Protocol):
+    """The machine as a load balancer's target."""
+
+    async def set_draining(self, draining: bool) -> None: ...
+
+    async def visitors(self) -> int: ...
+
+
+class Host(SiteHost, CheckedHost, BalancedHost, Protocol):
+    """The machine."""
+
+
+class Memory(Protocol):
+    """Where the last accepted state survives."""
+
+    def save(self, head: Head, entries: Iterable[Entry]) -> None: ...

@@ -1,0 +1,264 @@
+"""Brings one site after the other to its desired state: probe → plan → apply → probe again.
+
+Invariant: what is reported as serving was observed after the last step, not assumed from it. An interruption anywhere
+leaves what the planner's invariants say; the next round observes and goes on from there. Whatever one site does, it
+holds up no other: a slot is held only while something is done for the site, not while it is waited for.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from tenantry.node.answer import Entry
+from tenantry.node.desired import DesiredState
+from tenantry.node.errors import NotConverged, NotReady, Transient
+from tenantry.node.planner import (
+    Action,
+    AwaitReady,
+    FetchRelease,
+    ObservedSite,
+    Plan,
+    WriteVassal,
+    is_absent,
+    is_serving,
+    plan_site,
+)
+from tenantry.node.ports import SiteHost
+from tenantry.node.status import NodeStatus
+from tenantry.node.workqueue import Signal, WorkQueue, work_through
+from tenantry.spec.names import Slug
+from tenantry.spec.sites import SiteSpec, SiteState
+
+logger = logging.getLogger(__name__)
+
+SITES_AT_ONCE = 64
+ROUNDS = 6  # of plan and apply for one site before it is called not converging
+START_TURN_SECONDS = 3.0  # of a start's right to hold up others'
+_LONG = (AwaitReady, FetchRelease)  # others get the slot meanwhile, and a newer desired state ends it
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A generation that never became ready."""
+
+    generation: int
+    message: str
+    log: str
+
+
+class Worker:
+    """Works on sites. `on_settled` is called with each site that was found as desired, `on_successor` with one that
+    takes the name of a site that is gone."""
+
+    def __init__(
+        self,
+        host: SiteHost,
+        desired: DesiredState,
+        status: NodeStatus,
+        *,
+        starts_at_once: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._desired = desired
+        self._status = status
+        self._clock = clock
+        self._starts = asyncio.Semaphore(starts_at_once)
+        self._slots = asyncio.Semaphore(SITES_AT_ONCE)
+        self._queue: WorkQueue[Slug] = WorkQueue()
+        self._signal = Signal()
+        self._failures: dict[Slug, Failure] = {}
+        self._awaiting: dict[Slug, tuple[int, asyncio.Task[None]]] = {}
+        self._heard = False  # the database was heard since the start; before, the memory may be old
+        self.on_settled: Callable[[Slug], None] = lambda _: None
+        self.on_successor: Callable[[Entry], None] = lambda _: None
+        self.on_report: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        await work_through(self._queue, self._signal, self._work, slots=self._slots, clock=self._clock)
+
+    def trust(self) -> None:
+        """From now on the desired state is the database's own."""
+        self._heard = True
+
+    def change(self, entry: Entry) -> None:
+        """The site's desired state is another."""
+        generation, task = self._awaiting.get(entry.slug, (None, None))
+        if task is not None and (entry.spec is None or entry.spec.generation != generation):
+            task.cancel()
+        self.work_on(entry)
+
+    def work_on(self, entry: Entry) -> None:
+        """The site differs from its desired state, or may."""
+        self._status.begin(entry.slug, entry.revision)
+        self._queue.add(entry.slug)
+        self._signal.set()
+
+    def work_on_all(self) -> None:
+        for slug in self._desired.slugs():
+            self._queue.add(slug)
+        self._signal.set()
+
+    def is_busy(self, slug: Slug) -> bool:
+        """Whether the site is being worked on, or waits for it."""
+        return self._queue.holds(slug)
+
+    def compare(self, entry: Entry) -> None:
+        """Work on the site if it is not as desired, or not reported yet."""
+        observed = self._host.observe(entry.slug, entry.spec)
+        plan = plan_site(entry.spec, observed, self._failed_generation(entry.slug))
+        if plan.actions or not self._status.knows(entry.slug):
+            self.work_on(entry)
+
+    async def _work(self, slug: Slug) -> bool:
+        """Bring one site to its desired state; returns whether it got there, or never will."""
+        entry = self._desired.get(slug)
+        if entry is None:
+            return True
+        try:
+            await self._converge(slug)
+        except NotReady as error:
+            self._status.site(entry, SiteState.FAILED, str(error), error.log)
+        except Transient as error:
+            logger.warning("%s: %s", slug, error)
+            self._status.site(entry, SiteState.STARTING, str(error), settled=False)
+        except Exception:
+            logger.exception("%s: a bug; only this site waits", slug)
+            self._status.site(entry, SiteState.FAILED, "the agent met a bug; its log has the traceback", settled=False)
+        else:
+            self.on_report()
+            return True
+        self.on_report()
+        return False
+
+    async def _converge(self, slug: Slug) -> None:
+        for _ in range(ROUNDS):
+            entry = self._desired.get(slug)
+            if entry is None:
+                return
+            observed = self._host.observe(slug, entry.spec)
+            if entry.is_unknown:
+                self._status.site(entry, SiteState.FAILED, entry.problem or "")
+                return
+            if not self._heard and _is_ahead(observed, entry.spec):
+                return  # the memory is older than what was applied: only the database knows better
+            plan = plan_site(entry.spec, observed, self._failed_generation(slug))
+            if not plan.actions:
+                self._settle(entry, observed, plan)
+                return
+            logger.info("%s: %s", slug, "; ".join(str(action) for action in plan.actions))
+            await self._apply(entry, observed, plan)
+        raise NotConverged(f"{slug} still differs after {ROUNDS} rounds")
+
+    async def _apply(self, entry: Entry, observed: ObservedSite, plan: Plan) -> None:
+        turn = _Turn(self._starts)
+        try:
+            for action in plan.actions:
+                if isinstance(action, WriteVassal):
+                    async with self._waiting():
+                        await turn.take()
+                if isinstance(action, _LONG):
+                    await self._wait_for(action, entry.spec)
+                else:
+                    await self._host.apply(action, entry.spec)
+        except NotReady as error:
+            generation = entry.spec.generation if entry.spec else 0
+            if observed.serving == generation:
+                raise  # it was good once: its files stay, the emperor goes on starting it
+            logger.warning("%s: generation %d is given up: %s", entry.slug, generation, error)
+            self._failures[entry.slug] = Failure(generation, str(error), error.log)
+        except _SupersededError:
+            logger.info("%s: a newer state came while waiting", entry.slug)
+        finally:
+            turn.end()
+
+    async def _wait_for(self, action: Action, spec: SiteSpec | None) -> None:
+        task = asyncio.create_task(self._host.apply(action, spec))
+        self._awaiting[action.slug] = (spec.generation if spec else 0, task)
+        try:
+            async with self._waiting():
+                await asyncio.wait({task})
+        finally:
+            del self._awaiting[action.slug]
+            task.cancel()  # nothing to a task that is done
+        if task.cancelled():
+            raise _SupersededError
+        task.result()
+
+    @contextlib.asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[None]:
+        """Nothing is done for the site: another may have its slot."""
+        self._slots.release()
+        try:
+            yield
+        finally:
+            await self._slots.acquire()
+
+    def _settle(self, entry: Entry, observed: ObservedSite, plan: Plan) -> None:
+        """Nothing is left to do: say what was found."""
+        slug = entry.slug
+        if plan.again_seconds is not None:
+            self._queue.add_at(slug, self._clock() + plan.again_seconds)
+        if entry.spec is None:
+            if is_absent(observed):
+                self._forget(entry)
+            return
+        failure = self._failures.get(slug)
+        if entry.problem:
+            self._status.site(entry, SiteState.FAILED, entry.problem, generation=observed.serving)
+        elif is_serving(entry.spec, observed):
+            self._failures.pop(slug, None)
+            self._status.site(entry, SiteState.SERVING)
+        elif failure is not None and failure.generation == entry.spec.generation:
+            self._status.site(
+                entry, SiteState.FAILED, failure.message, failure.log, generation=observed.serving or failure.generation
+            )
+        else:
+            raise NotConverged(f"{slug} does not read back as desired")
+        self.on_settled(slug)
+
+    def _forget(self, entry: Entry) -> None:
+        self._status.site(entry, SiteState.ABSENT)
+        self._failures.pop(entry.slug, None)
+        successor = self._desired.forget(entry.slug)
+        if successor is not None:
+            self.on_successor(successor)
+            self.work_on(successor)
+
+    def _failed_generation(self, slug: Slug) -> int | None:
+        failure = self._failures.get(slug)
+        return failure.generation if failure else None
+
+
+def _is_ahead(observed: ObservedSite, spec: SiteSpec | None) -> bool:
+    """Whether a generation newer than the desired one is on the node."""
+    found = observed.documents | observed.vassals | ({observed.serving} if observed.serving else set())
+    return spec is not None and max(found, default=0) > spec.generation
+
+
+class _Turn:
+    """One of the starts that may go on at once. It ends by itself after START_TURN_SECONDS, once however often asked.
+
+    Loading takes the processor for a few seconds; what takes longer waits for something, and others must not for it.
+    """
+
+    def __init__(self, starts: asyncio.Semaphore) -> None:
+        self._starts = starts
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def take(self) -> None:
+        if self._timer is None:
+            await self._starts.acquire()
+            self._timer = asyncio.get_running_loop().call_later(START_TURN_SECONDS, self.end)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._starts.release()
+
+
+class _SupersededError(Exception):
+    """What was waited for is no longer desired."""
