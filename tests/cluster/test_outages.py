@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
-from cluster_lab import Cluster, Count, control, wait_until
+from cluster_lab import Cluster, busy_cluster, control, visited, wait_until
 
 CAUGHT_UP_SECONDS = 10.0
 NOTICED_SECONDS = 5.0
-SITES = ("one", "two", "three")
 LENGTHS = [pytest.param(8.0, id="8s"), pytest.param(60.0, id="60s", marks=pytest.mark.long)]
 
 
@@ -60,35 +59,6 @@ OUTAGES = {
 }
 
 
-def busy_cluster(make_cluster: Callable[[int], Cluster], nodes: int = 2) -> Cluster:
-    """A cluster with a few sites that serve everywhere."""
-    cluster = make_cluster(nodes)
-    for slug in SITES:
-        control.create_site(slug)
-    cluster.converge()
-    for machine in cluster.machines:
-        wait_until(lambda machine=machine: remembers(cluster, machine), what="the state on disk")
-    return cluster
-
-
-def remembers(cluster: Cluster, machine: object) -> bool:
-    head = machine.home / "state" / "head.json"  # type: ignore[attr-defined]
-    return head.exists() and f'"revision": {cluster.revision()}' in head.read_text()
-
-
-@contextmanager
-def visited(cluster: Cluster) -> Iterator[list[Count]]:
-    """Visitors of every node ask all the while; afterwards the list holds what they met."""
-    counts: list[Count] = []
-    with ExitStack() as stack:
-        visitors = [
-            stack.enter_context(machine.visitors(*(f"{slug}.localhost" for slug in SITES)))
-            for machine in cluster.machines
-        ]
-        yield counts
-    counts += [one.count for one in visitors]
-
-
 def restart_what_can_be(cluster: Cluster, seconds: float) -> None:
     """Spend the outage: agents killed and started, nginx reloaded and replaced."""
     begun = time.monotonic()
@@ -104,7 +74,7 @@ def restart_what_can_be(cluster: Cluster, seconds: float) -> None:
 @pytest.mark.parametrize("seconds", LENGTHS)
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_visitors_notice_no_outage(make_cluster: Callable[[int], Cluster], outage: str, seconds: float) -> None:
-    cluster = busy_cluster(make_cluster)
+    cluster = busy_cluster(make_cluster(2))
     if outage in ("stopped", "hung"):
         pending = None
     else:
@@ -136,7 +106,7 @@ def test_visitors_notice_no_outage(make_cluster: Callable[[int], Cluster], outag
 
 
 def test_a_half_open_connection_is_noticed(make_cluster: Callable[[int], Cluster]) -> None:
-    cluster = busy_cluster(make_cluster)
+    cluster = busy_cluster(make_cluster(2))
     machine = cluster.machines[0]
     said = len(machine.output("agent"))
     # Just after a sign of life: the longest wait until the next one is due.
@@ -151,7 +121,7 @@ def test_a_half_open_connection_is_noticed(make_cluster: Callable[[int], Cluster
 
 
 def test_one_node_cut_off_does_not_hold_up_the_others(make_cluster: Callable[[int], Cluster]) -> None:
-    cluster = busy_cluster(make_cluster)
+    cluster = busy_cluster(make_cluster(2))
     away, here = cluster.machines
     cluster.network.storm(away.host, cut=True)
     control.add_hostname("two", "new.example.test")
@@ -173,7 +143,7 @@ BAD_WEATHER = {
 
 @pytest.mark.parametrize("weather", BAD_WEATHER)
 def test_nodes_converge_in_bad_weather(make_cluster: Callable[[int], Cluster], weather: str) -> None:
-    cluster = busy_cluster(make_cluster)
+    cluster = busy_cluster(make_cluster(2))
     for machine in cluster.machines:
         cluster.network.storm(machine.host, **BAD_WEATHER[weather])
     measured = []

@@ -5,9 +5,11 @@ from .cluster import Cluster, cluster
 from .database import HostedPostgres, make_golden
 from .machine import Machine, build_release, wait_until
 from .network import Host, Network, NoNetwork, network, why_no_network
+from .scenes import SITES, busy_cluster, remembers, visited
 from .visitors import Count, Visitors
 
 __all__ = [
+    "SITES",
     "Cluster",
     "Count",
     "Host",
@@ -17,10 +19,13 @@ __all__ = [
     "NoNetwork",
     "Visitors",
     "build_release",
+    "busy_cluster",
     "cluster",
     "control",
     "make_golden",
     "network",
+    "remembers",
+    "visited",
     "wait_until",
     "why_no_network",
 ]

@@ -82,6 +82,13 @@ class Cluster:
                 ) from None
         return time.monotonic() - begun
 
+    def epoch(self) -> str:
+        return str(self.sql("SELECT platform_epoch()")[0][0])
+
+    def epochs_of_nodes(self) -> set[str]:
+        """Return the epochs in which the nodes say they are."""
+        return {str(row[0]) for row in self.sql("SELECT epoch FROM node")}
+
     def digests(self) -> set[str]:
         """Return what the nodes say they serve: one digest when they agree."""
         return {row[0] for row in self.sql("SELECT digest FROM node")}

@@ -60,6 +60,11 @@ def add_release() -> None:
     releases.finish_release(RELEASE, FACTS)
 
 
+def add_release_request() -> None:
+    """Make a change that asks nothing of the nodes, but has them look."""
+    releases.request_release(SETUP, PROJECT)
+
+
 def forget_connections() -> None:
     """Connect anew with the next act: the server went away meanwhile."""
     connections.close_all()

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tenantry.testing.control import DATABASE, create_control_database, create_template, prepare_django
+from tenantry.testing.control import DATABASE, create_control_database, create_template, point_django_at, prepare_django
 from tenantry.testing.postgres import FAST, PORT, SUPERUSER, PostgresServer, find_postgres_bin, start_postgres
 
 from .network import Host
@@ -63,6 +63,10 @@ class HostedPostgres(PostgresServer):
     def use(self) -> None:
         """Give the server a fresh control database, and control in this process this server."""
         create_control_database(self)
+
+    def take_over(self) -> None:
+        """Become the server of control in this process."""
+        point_django_at(self, DATABASE)
 
     def freeze(self) -> None:
         """Stop the processes where they are: connections stay open, and nothing answers."""
