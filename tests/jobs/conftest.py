@@ -24,6 +24,7 @@ ACCESS_RULES = f"""
 local all postgres trust
 local all tenantry_control,tenantry_jobs,tenantry_node_1 trust
 local all {ADMIN} scram-sha-256
+local control +tenantry_nodes scram-sha-256
 local sameuser all scram-sha-256
 """
 

@@ -24,10 +24,7 @@ def make_node_role(platform: Platform, role: str, verifier: str) -> None:
     if not Node.objects.filter(role=role).exists():
         return
     with platform.server.admin() as admin, admin.transaction():
-        statement = sql.SQL(
-            "{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION INHERIT "
-            "CONNECTION LIMIT {limit} PASSWORD {verifier}"
-        ).format(
+        statement = sql.SQL("{verb} ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier}").format(
             verb=sql.SQL("ALTER" if _exists(admin, role) else "CREATE"),
             role=sql.Identifier(role),
             limit=CONNECTIONS,
