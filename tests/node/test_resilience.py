@@ -69,7 +69,8 @@ def test_a_damaged_memory_is_no_reason_to_remove_anything(serving: Node) -> None
 def test_a_connection_that_hangs_is_given_up(serving: Node) -> None:
     serving.reported("one", put_site(serving, "one", 1))
     rows = serving.sql(
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tenantry-agent%%' AND datname = current_database()"
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name LIKE 'tenantry-agent/%%' AND datname = current_database()"
     )
     pids = [row[0] for row in rows]
     assert len(pids) == 2

@@ -171,7 +171,7 @@ class DesiredState:
         if entry.problem:
             if before is not None:
                 entry = replace(before, revision=entry.revision, problem=entry.problem)
-        elif entry.spec is None:
+        elif (spec := entry.spec) is None:
             self._successors.pop(entry.slug, None)
             entry = entry.after(before)
         elif before is not None and before.number != entry.number and not before.is_unknown:
@@ -180,7 +180,7 @@ class DesiredState:
             entry = Entry(entry.slug, entry.revision, None, None).after(before)
         else:
             self._successors.pop(entry.slug, None)
-            entry = entry.shifted(_shift(entry.spec, before, new_epoch, look))
+            entry = entry.shifted(_shift(spec, before, new_epoch, look))
         if entry == before:
             return False
         self._entries[entry.slug] = entry

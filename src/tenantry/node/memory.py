@@ -7,13 +7,13 @@ be read is left out and said; it is no reason to take a site away.
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tenantry.node.answer import Entry, parse_entry
 from tenantry.node.desired import HOLDING, Head, Held
 from tenantry.node.effects.files import remove, write_file
+from tenantry.node.ports import Remembered
 from tenantry.spec.errors import InvalidDocument
 from tenantry.spec.names import Slug
 
@@ -21,15 +21,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 _SHIFT = "shift"  # beside the platform's own keys in a site's file: what the node adds to its generations
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What is on disk, complete up to `head.revision`. `head` None: nothing is. `problems`: what could not be used."""
-
-    head: Head | None
-    entries: tuple[Entry, ...] = ()
-    problems: tuple[str, ...] = ()
 
 
 class LastKnown:

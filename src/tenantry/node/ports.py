@@ -1,6 +1,7 @@
 """What the agent's core needs from outside: a database, a machine, a memory. `main` gives it real ones."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tenantry.node.answer import Entry
@@ -49,6 +50,18 @@ class BalancedHost(Protocol):
 
 class Host(SiteHost, CheckedHost, BalancedHost, Protocol):
     """The machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A state from before the start, complete up to `head.revision`. `head` None: there is none.
+
+    `problems` says what of it could not be used.
+    """
+
+    head: Head | None
+    entries: tuple[Entry, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class Memory(Protocol):

@@ -14,8 +14,7 @@ from tenantry.node.checker import Checker
 from tenantry.node.desired import DesiredState
 from tenantry.node.drainer import Drainer
 from tenantry.node.drift import DriftLog
-from tenantry.node.memory import Remembered
-from tenantry.node.ports import DesiredSource, Host, Memory
+from tenantry.node.ports import DesiredSource, Host, Memory, Remembered
 from tenantry.node.reader import Reader
 from tenantry.node.reporter import Reporter
 from tenantry.node.saver import DAMAGED, Saver
