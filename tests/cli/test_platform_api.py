@@ -48,12 +48,12 @@ class World:
     home: Path
     database: ControlDatabase
 
-    def report(self, *sites: dict[str, Any]) -> None:
+    def report(self, *sites: dict[str, Any], **more: Any) -> None:
         """Say what the node says: it has applied every change, and these states of sites."""
         with psycopg.connect(self.database.dsn(NODE_ROLE), autocommit=True) as connection:
             head = connection.execute("SELECT agent_v1.head()").fetchone()
             assert head is not None
-            document = {**head[0], "digest": "sha256:0", "conditions": [], "sites": list(sites)}
+            document = {**head[0], "digest": "sha256:0", "conditions": [], **more, "sites": list(sites)}
             connection.execute("SELECT agent_v1.report(%s::jsonb)", [json.dumps(document)])
 
     def serve(self, slug: str, **different: Any) -> None:
@@ -310,7 +310,7 @@ def test_a_site_that_cannot_be_provisioned_fails_with_the_reason(platform: World
 def test_waiting_ends(cli: Any, platform: World) -> None:
     done = cli("site", "create", "slow", "-p", "demo", "--wait", "--timeout", "1")
     assert done.code == 1
-    assert "slow is not served yet after 1 s (provisioning; " in done.err
+    assert "slow is not served everywhere after 1 s (status provisioning; node-1 absent, " in done.err
 
 
 @pytest.mark.parametrize(
@@ -530,6 +530,115 @@ def test_nodes_status_and_doctor(cli: Any, platform: World) -> None:
     assert f"node {NODE_NAME}" in found
 
 
+def test_status_says_what_is_wrong_in_words(cli: Any, platform: World) -> None:
+    done = cli("status")
+    assert "NODE" in done.out
+    assert "DIGEST" in done.out
+    node = cli("node", "list", "--json").document()[0]
+    assert (node["agrees"], node["drift_open"], node["notifications"]) == (None, 0, None)
+    platform.report(
+        drift=[{"site": None, "kind": "mode", "path": "run/hosts", "detail": "0777, not 0755", "found_seconds": 1.0}],
+        conditions=[{"type": "MassRemovalRefused", "status": True, "message": "9 of 10. Confirm with 1f2e3d4c"}],
+        notifications=False,
+    )
+    try:
+        done = cli("status")
+        assert done.code == 1
+        assert f"  - {NODE_NAME} has drifted in 1 place: see «tenantry node drift {NODE_NAME}»." in done.out
+        assert "reports MassRemovalRefused: 9 of 10." in done.out
+        assert f"note: {NODE_NAME} polls for changes" in done.out
+        assert cli("status", "--json").document()["converged"] is False
+        shown = cli("node", "show", NODE_NAME).out
+        assert "Drift that is not repaired:" in shown
+        assert "run/hosts" in shown
+        assert "by polling" in shown
+        assert cli("node", "confirm", NODE_NAME, "00000000").code == 1
+        assert "token: " in cli("node", "confirm", NODE_NAME, "x").err
+        assert cli("node", "confirm", NODE_NAME, "1f2e3d4c").code == 0
+        assert "mode  " in cli("node", "drift", NODE_NAME, "--open").out
+    finally:
+        repaired = {"site": None, "kind": "mode", "path": "run/hosts", "found_seconds": 1.0, "repaired_seconds": 0.5}
+        platform.report(drift=[repaired | {"took_seconds": 0.25}], notifications=True)
+    assert "0.25 s" in cli("node", "drift", NODE_NAME).out
+
+
+def test_a_check_is_waited_for(platform: World) -> None:
+    check = Running("node", "check", NODE_NAME)
+    from tenantry.control.fleet.models import Node
+
+    until(lambda: Node.objects.get().check_requested > Node.objects.get().checked_id)
+    number = Node.objects.get().check_requested
+    platform.report(checked={"id": number, "sites": 2, "paths": 9, "seconds": 0.1, "cpu_seconds": 0.1, "drift": 0})
+    code, out, err = check.finish()
+    assert (code, err) == (0, "")
+    assert f"{NODE_NAME}: as it should be (2 sites and 9 paths compared in 0.10 s)" in out
+
+
+def test_a_node_is_drained_and_comes_back(cli: Any, platform: World) -> None:
+    drain = Running("node", "drain", NODE_NAME, "--wait")
+    from tenantry.control.fleet.models import Node
+
+    until(lambda: Node.objects.get().draining)
+    assert "is still draining" in cli("node", "remove", NODE_NAME, "--confirm", NODE_NAME).err
+    platform.report(conditions=[{"type": "Drained", "status": True, "message": ""}])
+    code, out, _ = drain.finish()
+    assert (code, out) == (0, f"{NODE_NAME} is drained: no visitor is connected.\n")
+    assert "is drained." in cli("status").out
+    assert cli("node", "drain", NODE_NAME, "--undo").code == 0
+    platform.report()
+    assert cli("node", "show", NODE_NAME, "--json").document()["state"] == "ready"
+
+
+def test_a_change_of_no_site_waits_for_every_node(cli: Any, platform: World) -> None:
+    platform.build(cli("release", "build", "demo", "--no-wait", "--json").document()["name"])
+    done = cli("release", "activate", "demo-1", "--wait", "--timeout", "1")
+    assert done.code == 1
+    assert f"is not applied everywhere after 1 s: {NODE_NAME} is at revision " in done.err
+    activate = Running("release", "activate", "demo-1", "--wait")
+    time.sleep(0.3)
+    assert activate.process.poll() is None
+    platform.report()
+    assert activate.finish()[0] == 0
+
+
+def test_a_mode_is_waited_for_and_an_unreachable_node_is_a_note(cli: Any, platform: World) -> None:
+    create_served(cli, platform, "moody")
+    from tenantry.control.fleet.models import Node
+    from tenantry.control.sites.models import Site
+
+    Node.objects.create(name="far", role="far", last_contact=datetime(2020, 1, 1, tzinfo=UTC))
+    try:
+        mode = Running("site", "mode", "moody", "maintenance", "--wait")
+        until(lambda: Site.objects.get(slug="moody").mode == "maintenance")
+        platform.serve("moody")
+        code, out, err = mode.finish()
+        assert code == 0, err
+        assert "moody is maintenance on every node" in out
+        assert "note: far is out of reach (last heard of 2020-01-01)" in err
+        assert "far is silent" in cli("status").out
+    finally:
+        Node.objects.filter(name="far").delete()
+    assert cli("site", "mode", "moody", "off").code == 2
+    assert "(the latest)" in cli("site", "show", "moody").out
+
+
+def test_joining_needs_an_address(cli: Any, platform: World) -> None:
+    done = cli("node", "token")
+    assert done.code == 1
+    assert "bin/up --cluster-address" in done.err
+
+
+def test_old_changes_go_only_after_a_yes(cli: Any, platform: World) -> None:
+    assert cli("event", "compact").code == 2, "there is no terminal to ask on"
+    assert cli("event", "new-epoch").code == 2
+    assert cli("event", "compact", "--keep-days", "30", "--yes", "--json").document() == {"removed": 0, "tail": 0}
+    assert cli("event", "compact", "--keep-days", "0", "--yes").code == 2
+    epoch = cli("status", "--json").document()["epoch"]
+    assert epoch not in cli("event", "new-epoch", "--yes").out
+    assert cli("status", "--json").document()["epoch"] != epoch
+    platform.report()
+
+
 def test_a_silent_node_is_a_failure_of_status_and_doctor(cli: Any, platform: World) -> None:
     from tenantry.control.fleet.models import Node
 
@@ -549,7 +658,9 @@ def test_status_succeeds_when_every_change_is_applied_and_only_then(cli: Any, pl
     Site.objects.filter(status="failed").update(status="ready")
     NodeSite.objects.filter(state="failed").update(state="serving")
     Node.objects.update(last_contact=datetime.now(UTC), revision=head()[1])
-    assert cli("status").code == 0
+    done = cli("status")
+    assert done.code == 0, done.out
+    assert f"Every change is applied: {NODE_NAME} is at revision {head()[1]}." in done.out
     Node.objects.update(revision=head()[1] - 1)
     assert cli("status").code == 1
     Node.objects.update(revision=head()[1])

@@ -51,21 +51,22 @@ def test_down_where_nothing_is(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_node_with_a_standing_condition_is_a_warning() -> None:
+def test_what_is_wrong_with_a_node_is_a_warning() -> None:
     node: Any = {
         "name": "n",
         "state": "ready",
         "last_contact": "2026-01-01T00:00:00Z",
-        "lag": 0,
         "sites": 3,
-        "failed": 0,
-        "conditions": [{"type": "MassRemovalRefused", "status": True, "message": "9 of 10 sites would go"}],
+        "problems": ["reports MassRemovalRefused: 9 of 10 sites would go"],
+        "notes": ["polls for changes."],
     }
     found = doctor.check_node(node)
-    assert (found.state, found.message) == ("warning", "MassRemovalRefused: 9 of 10 sites would go")
-    assert doctor.check_node({**node, "conditions": []}).state == "ok"
+    assert found.state == "warning"
+    assert found.message.startswith("reports MassRemovalRefused: 9 of 10 sites would go; polls for changes., last")
+    assert doctor.check_node({**node, "problems": []}).state == "warning"
+    assert doctor.check_node({**node, "problems": [], "notes": []}).state == "ok"
     assert doctor.check_node({**node, "state": "silent"}).state == "failed"
-    assert doctor.check_node({**node, "failed": 1}).state == "warning"
+    assert doctor.check_node({**node, "state": "joining"}).state == "failed"
 
 
 def test_a_home_with_a_long_name_is_refused(tmp_path: Path) -> None:

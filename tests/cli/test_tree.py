@@ -13,10 +13,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 TREE = dict(commands())
 LEAVES = {name: command for name, command in TREE.items() if not hasattr(command, "list_commands")}
 # Their output is another program's.
-WITHOUT_JSON = {"tenantry up", "tenantry down", "tenantry site manage", "tenantry site shell"}
+WITHOUT_JSON = {"tenantry up", "tenantry down", "tenantry node join", "tenantry site manage", "tenantry site shell"}
 WAITING = {
     "tenantry project add",
+    "tenantry project remove",
     "tenantry release build",
+    "tenantry release activate",
+    "tenantry site mode",
+    "tenantry node drain",
+    "tenantry node check",
+    "tenantry node confirm",
     "tenantry site create",
     "tenantry site update",
     "tenantry site restart",
@@ -28,10 +34,10 @@ PROMISED = """
 up down status doctor whoami
 project add|project list|project show|project remove
 release build|release list|release show|release log|release activate
-site create|site list|site show|site update|site delete|site restart|site logs|site manage|site shell
+site create|site list|site show|site update|site delete|site restart|site mode|site logs|site manage|site shell
 hostname add|hostname remove|hostname list
-node list|node show
-event list|event follow
+node list|node show|node token|node join|node drain|node remove|node check|node confirm|node drift
+event list|event follow|event compact|event new-epoch
 token create|token list|token revoke
 """
 

@@ -7,13 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tenantry.testing.control import CONTROL_ROLE, DATABASE, NODE_ROLE, ControlDatabase, prepare_django
 from tenantry.testing.fixtures import control_database, control_template, postgres_server
@@ -26,6 +31,8 @@ from django.test import Client  # noqa: E402
 
 from tenantry.control.access.actors import Actor  # noqa: E402
 from tenantry.control.access.services import create_token, ensure_administrator  # noqa: E402
+from tenantry.control.config import Cluster  # noqa: E402
+from tenantry.control.fleet import services as fleet  # noqa: E402
 from tenantry.control.releases import services as releases  # noqa: E402
 from tenantry.control.sites import services as sites  # noqa: E402
 from tenantry.control.sites.models import Site  # noqa: E402
@@ -54,6 +61,33 @@ def admin(control_database: ControlDatabase) -> Actor:
 @pytest.fixture
 def token(admin: Actor) -> str:
     return create_token(admin, "tests")[1]
+
+
+@pytest.fixture(scope="session")
+def ca() -> str:
+    """The certificate of an authority, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.fixture
+def cluster(ca: str, settings: Any) -> Cluster:
+    """This platform has an address for other machines."""
+    made = Cluster("192.0.2.1", 5432, 6380, "https://192.0.2.1:8081", ca)
+    settings.TENANTRY = replace(settings.TENANTRY, cluster=made, uid_base=200_000)
+    return made
 
 
 class Api:
@@ -136,6 +170,23 @@ class Agent:
 def agent(control_database: ControlDatabase) -> Iterator[Agent]:
     with psycopg.connect(control_database.dsn(NODE_ROLE), autocommit=True) as connection:
         yield Agent(connection)
+
+
+@pytest.fixture
+def second_agent(control_database: ControlDatabase) -> Iterator[Agent]:
+    """The agent of another node, «node-2»."""
+    role = "tenantry_node_2"
+    with control_database.server.connect() as superuser:
+        superuser.execute(f"DROP ROLE IF EXISTS {role}")
+        superuser.execute(f"CREATE ROLE {role} LOGIN")
+    fleet.adopt_node("node-2", role)
+    try:
+        with psycopg.connect(control_database.dsn(role), autocommit=True) as connection:
+            yield Agent(connection)
+    finally:
+        with control_database.server.connect(control_database.name) as superuser:
+            superuser.execute(f"DROP OWNED BY {role}")
+            superuser.execute(f"DROP ROLE {role}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tenantry.control.access import services
 from tenantry.control.access.actors import Actor
 from tenantry.control.access.models import Token
 from tenantry.control.api.v1 import api as api_v1
+from tenantry.control.config import Cluster
 from tenantry.control.errors import Forbidden, InvalidInput, NotAuthenticated
 from tenantry.control.fleet import services as fleet
 from tenantry.control.releases import services as releases
@@ -34,6 +35,15 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/sites/{slug}/commands"): {"argv": ["manage.py", "check"]},
     ("POST", "/sites/{slug}/hostnames"): {"name": "b.example.org"},
     ("POST", "/tokens"): {"name": "ci"},
+    ("PUT", "/sites/{slug}/mode"): {"mode": "maintenance"},
+    ("POST", "/nodes/{name}/confirm"): {"token": "0123abcd"},
+}
+# Machines, not people: the token in the body, or the node's own. See test_joining and test_artifacts.
+OF_MACHINES = {("POST", "/nodes/join"), ("GET", "/agent/artifacts/{digest}")}
+OPERATIONS = [operation for operation in OPERATIONS if operation not in OF_MACHINES]
+REFUSED_HERE = {
+    ("DELETE", "/projects/{name}"): 409,  # it has a site
+    ("POST", "/nodes/{name}/confirm"): 409,  # the node asks for nothing
 }
 ENDLESS = {("GET", "/events")}  # followed in test_events
 
@@ -42,7 +52,7 @@ def fill(path: str) -> str:
     name = "demo-1" if path.startswith("/releases") else "node-1" if path.startswith("/nodes") else "demo"
     if "/hostnames/" in path:
         name = "a.example.org"
-    filled = path.replace("{slug}", "blog").replace("{name}", name).replace("{id}", "1")
+    filled = path.replace("{slug}", "blog").replace("{name}", name).replace("{id}", "1").replace("{revision}", "1")
     return filled + "?confirm=blog" if path == "/sites/{slug}" else filled
 
 
@@ -52,7 +62,7 @@ def send(client: Api, operation: tuple[str, str]) -> Any:
 
 
 @pytest.fixture
-def world(make_site: Callable[..., Site], token: str) -> None:
+def world(make_site: Callable[..., Site], token: str, cluster: Cluster) -> None:
     """Something of everything, so that no operation is refused for want of a thing."""
     make_site("blog", hostnames=["a.example.org"])
 
@@ -79,9 +89,9 @@ def test_an_operation_is_for_the_administrator_alone(operation: tuple[str, str],
     assert list(Site.objects.values()) == before
     if operation not in ENDLESS:
         response = send(Api(token), operation)
-        expected = {"POST": {200, 201}, "DELETE": {202, 204}, "GET": {200}, "PATCH": {200}}[operation[0]]
-        if operation == ("DELETE", "/projects/{name}"):
-            expected = {409}  # it has a site
+        usual = {"POST": {200, 201, 202}, "DELETE": {202, 204}, "GET": {200}, "PATCH": {200}, "PUT": {200}}
+        refused = REFUSED_HERE.get(operation)
+        expected = {refused} if refused else usual[operation[0]]
         assert response.status_code in expected, response.content
         assert token not in response.content.decode()
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from statistics import median
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from tenantry.control.access.actors import Actor
+from tenantry.control.fleet import services as fleet
 from tenantry.control.sites import services
 from tenantry.control.sites.models import Site
 
@@ -44,6 +46,12 @@ class Events:
             name, _, value = line.partition(": ")
             found[name] = value
         raise AssertionError("the stream ended")
+
+    def next_but_reports(self) -> dict[str, str]:
+        """Return the next event that is no report: those may come at any time, after a lost connection."""
+        while (found := self.next())["event"] == "report":
+            pass
+        return found
 
 
 @contextmanager
@@ -85,6 +93,52 @@ def test_what_was_missed_is_sent_after_the_last_event_id(live: Live, make_site: 
         assert [int(stream.next()["id"]) for _ in range(3)] == [site.revision + n for n in (1, 2, 3)]
     response = httpx.get(f"{live.url}/api/v1/events", headers={**live.headers, "Last-Event-ID": "x"})
     assert response.status_code == 422
+
+
+def test_who_missed_what_is_no_longer_kept_is_told_and_goes_on_from_there(
+    live: Live, make_site: MakeSite, admin: Actor
+) -> None:
+    site = make_site("blog")
+    for _ in range(3):
+        services.restart_site(admin, "blog")
+    tail = fleet.compact(admin, timedelta(0), keep_rows=0).tail
+    assert tail == site.revision + 3
+    with events(live, Last_Event_ID=str(site.revision)) as stream:
+        event = stream.next_but_reports()
+        assert event == {"id": str(tail), "event": "reset", "data": json.dumps({"tail": tail})}
+        compacted = stream.next_but_reports()
+        assert (int(compacted["id"]), json.loads(compacted["data"])["type"]) == (tail + 1, "changelog.compacted")
+        services.restart_site(admin, "blog")
+        assert int(stream.next_but_reports()["id"]) == tail + 2
+    with events(live, Last_Event_ID=str(tail)) as stream:
+        had = [stream.next_but_reports()["id"] for _ in range(2)]
+        assert had == [str(tail + 1), str(tail + 2)], "nothing is missing to it"
+
+
+def test_a_follower_whom_a_compaction_overtakes_is_told(live: Live, make_site: MakeSite, admin: Actor) -> None:
+    site = make_site("blog")
+    services.delete_site(admin, "blog", confirm="blog")  # outlives the tail, and is no history any more
+    with events(live, Last_Event_ID=str(site.revision + 1)) as stream:
+        tail = fleet.compact(admin, timedelta(0), keep_rows=0).tail
+        assert tail == site.revision + 1
+        assert stream.next_but_reports()["event"] == "change", "it had everything up to the tail"
+    with events(live, Last_Event_ID="0") as stream:
+        assert [stream.next_but_reports()["event"] for _ in range(2)] == ["reset", "change"]
+
+
+def test_a_long_poll_ends_when_every_node_has_applied_a_revision(live: Live, agent: Agent, admin: Actor) -> None:
+    agent.call("heartbeat")
+    fleet.request_check(admin, "node-1", repair=False)
+    head = httpx.get(f"{live.url}/api/v1/status", headers=live.headers).json()["revision"]
+    address = f"{live.url}/api/v1/changes/{head}/convergence"
+    assert httpx.get(address, headers=live.headers).json()["converged"] is False
+    timer = threading.Timer(0.3, agent.report)
+    timer.start()
+    started = time.monotonic()
+    state = httpx.get(address, headers=live.headers, params={"wait": 15}, timeout=20).json()
+    timer.join()
+    assert state["converged"] is True
+    assert time.monotonic() - started < 5
 
 
 def test_many_followers_share_one_listening_connection(live: Live, agent: Agent, control_database: Any) -> None:

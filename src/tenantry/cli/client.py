@@ -58,6 +58,9 @@ class Client:
     def patch(self, address: str, document: Document) -> Any:
         return self._exchange("PATCH", address, None, document, ANSWER_SECONDS)
 
+    def put(self, address: str, document: Document) -> Any:
+        return self._exchange("PUT", address, None, document, ANSWER_SECONDS)
+
     def delete(self, address: str, query: Query | None = None, *, patience: float = 0) -> Any:
         return self._exchange("DELETE", address, query, None, ANSWER_SECONDS + patience)
 

@@ -156,25 +156,17 @@ def check_processes(home: Path) -> Finding:
 
 
 def check_node(node: Node) -> Finding:
-    """The node speaks, has applied everything, and serves every site it was given."""
+    """The node speaks, has applied everything, serves every site it was given, and is as it should be."""
     name = f"node {node['name']}"
     spoke = f"last contact {ago(node['last_contact'])}"
-    if node["state"] != "ready":
+    if node["state"] in ("silent", "joining"):
         return Finding(
-            name, "failed", f"{node['state']}, {spoke}", "Is its agent running? See logs/agent.log; run bin/up."
+            name, "failed", f"{node['state']}, {spoke}", "Is its agent running? See logs/agent.log there; run bin/up."
         )
-    if node["failed"]:
-        advice = "See «tenantry site list»."
-        return Finding(name, "warning", f"{node['failed']} of {node['sites']} sites failed, {spoke}", advice)
-    if node["lag"]:
-        return Finding(
-            name, "warning", f"{node['lag']} revisions behind, {spoke}", "Wait; if it stays, see logs/agent.log."
-        )
-    standing = [condition for condition in node["conditions"] if condition.get("status")]
-    if standing:
-        reasons = "; ".join(f"{one.get('type')}: {one.get('message')}" for one in standing)
-        return Finding(name, "warning", reasons, f"See «tenantry node show {node['name']}».")
-    return Finding(name, "ok", f"{node['sites']} sites, {spoke}")
+    found = [*node["problems"], *node["notes"]]
+    if found:
+        return Finding(name, "warning", f"{'; '.join(found)}, {spoke}", f"See «tenantry node show {node['name']}».")
+    return Finding(name, "ok", f"{node['sites']} sites, {node['state']}, {spoke}")
 
 
 def _check_api(session: Session) -> Finding:

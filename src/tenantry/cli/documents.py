@@ -46,6 +46,7 @@ class SiteOnNode(TypedDict):
     state: str
     message: str | None
     log: str | None
+    lag: int
     reported_at: NotRequired[str | None]
 
 
@@ -71,6 +72,13 @@ class Site(TypedDict):
     nodes: list[SiteOnNode]
 
 
+class Unreachable(TypedDict):
+    """A node that is not in contact: what it has applied is not known."""
+
+    node: str
+    last_contact: str | None
+
+
 class Convergence(TypedDict):
     site: str
     revision: int
@@ -78,19 +86,59 @@ class Convergence(TypedDict):
     status: str
     error: str | None
     nodes: list[SiteOnNode]
+    unreachable: list[Unreachable]
+
+
+class NodeProgress(TypedDict):
+    node: str
+    revision: int
+    applied: bool
+    reasons: list[str]
+
+
+class Application(TypedDict):
+    """How far the nodes have come with a revision of the change log."""
+
+    revision: int
+    converged: bool
+    nodes: list[NodeProgress]
+    unreachable: list[Unreachable]
 
 
 class Node(TypedDict):
     name: str
     state: str
+    version: str
+    joined_at: str
     last_contact: str | None
     epoch: str | None
     revision: int
     lag: int
     digest: str | None
+    agrees: bool | None
+    notifications: bool | None
+    draining: bool
+    drained: bool
     conditions: list[Document]
     sites: int
     failed: int
+    drift_open: int
+    checked_id: int
+    checked_at: str | None
+    checked: Document | None
+    problems: list[str]
+    notes: list[str]
+
+
+class Drift(TypedDict):
+    site: str | None
+    kind: str
+    path: str
+    detail: str
+    good_at: str | None
+    found_at: str
+    repaired_at: str | None
+    took_seconds: float | None
 
 
 class Change(TypedDict):

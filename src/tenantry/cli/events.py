@@ -15,6 +15,8 @@ from tenantry.cli.output import ago
 
 app = noun("event", "The log of changes.")
 
+KEEP_DAYS = 365
+
 SILENCE_SECONDS = 60.0  # the server sends a comment more often than this
 RETRY_SECONDS = 1.0
 RETRIES = 30  # half a minute: a restart of the platform passes unseen, a platform that is down is reported
@@ -35,7 +37,7 @@ def list_(
         (
             change["revision"],
             change["type"],
-            change["site"] or change["project"],
+            change["site"] or change["project"] or change["metadata"].get("node"),
             change["actor"],
             ago(change["timestamp"]),
             _brief(change["metadata"]),
@@ -56,9 +58,52 @@ def list_(
 
 @command(app, "follow", example="tenantry event follow --json")
 def follow(session: Session) -> None:
-    """Print changes as they happen, and what nodes report of them, until Ctrl-C. With --json, one document a line."""
+    """Print changes as they happen, and what nodes report of them, until Ctrl-C. With --json, one document a line.
+
+    A line «reset» says that changes which this command has not seen yet are no longer kept: it goes on after them.
+    """
     for kind, document in stream(session.client):
         session.output.entry(document, _line(kind, document))
+
+
+@command(app, "compact", example="tenantry event compact --keep-days 90")
+def compact(
+    session: Session,
+    keep_days: Annotated[
+        int, typer.Option("--keep-days", metavar="DAYS", min=1, max=36_500, help="Younger changes stay.")
+    ] = KEEP_DAYS,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete old changes from the log for good; the latest 10,000 stay in any case.
+
+    The platform does so daily for what is older than a year. Revisions go on counting, and sites are not touched.
+    """
+    if not yes:
+        session.confirm(f"Delete the changes older than {keep_days} days?")
+    done: Document = session.client.post(path("changes", "compact"), {"keep_days": keep_days})
+    removed = f"{done['removed']} change{'' if done['removed'] == 1 else 's'} deleted"
+    session.output.result(done, lambda: session.output.line(f"{removed}; the log begins after r{done['tail']}."))
+
+
+@command(app, "new-epoch", example="tenantry event new-epoch --yes")
+def new_epoch(
+    session: Session,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Say that the database's history was replaced, so that nodes take its state as the one that counts.
+
+    Needed only after the data directory was put back by copying an older one: nodes refuse to go back within an epoch
+    (condition StaleState). A promoted replica and a restored dump have a new epoch by themselves. Nodes read
+    everything anew and serve on meanwhile; sites that are missing now are kept until a person confirms their removal.
+    """
+    if not yes:
+        session.output.remark(
+            "Every node takes the present state of this database for the right one, however old it is."
+        )
+        session.confirm("Begin a new epoch?")
+    done: Document = session.client.post(path("changes", "new-epoch"))
+    text = f"Epoch {done['epoch']} begins at revision {done['revision']}; see «tenantry status»."
+    session.output.result(done, lambda: session.output.line(text))
 
 
 def stream(client: Client) -> Iterator[tuple[str, Document]]:
@@ -107,13 +152,18 @@ def _events(client: Client, headers: dict[str, str]) -> Iterator[tuple[str, str,
 
 
 def _line(kind: str, document: Document) -> str:
-    subject = document.get("site") or document.get("project") or document.get("node") or ""
+    metadata = document.get("metadata") or {}
+    subject = document.get("site") or document.get("project") or document.get("node") or metadata.get("node") or ""
+    if kind == "report" and not subject:
+        subject = "any node"
+    if kind == "reset":
+        subject = f"changes up to r{document.get('tail')} are no longer kept"
     what = document.get("type") or kind
     parts = [
         f"{document.get('revision', '')!s:>7}",
         f"{what:<20}",
         f"{subject:<20}",
-        _brief(document.get("metadata") or {}),
+        _brief(metadata),
     ]
     return "  ".join(parts).rstrip()
 

@@ -9,7 +9,7 @@ from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun
 from tenantry.cli.documents import Site
 from tenantry.cli.names import SlugArgument
-from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, wait_for_site
+from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, note_unreachable, wait_for_site
 
 app = noun("hostname", "The names that lead to sites.")
 
@@ -64,4 +64,5 @@ def list_(session: Session) -> None:
 def _wait(session: Session, slug: str, seconds: int) -> None:
     """Wait until the nodes route as it is wanted. An error from before has nothing to do with hostnames."""
     site: Site = session.client.get(path("sites", slug))
-    wait_for_site(session.client, slug, seconds=seconds, revision=site["revision"], known_error=site["error"])
+    state = wait_for_site(session.client, slug, seconds=seconds, revision=site["revision"], known_error=site["error"])
+    note_unreachable(session.output, state["unreachable"])

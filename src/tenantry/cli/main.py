@@ -30,7 +30,7 @@ NOUNS = {
 PLATFORM = {
     "up": "tenantry.cli.platform",
     "down": "tenantry.cli.platform",
-    "status": "tenantry.cli.platform",
+    "status": "tenantry.cli.status",
     "doctor": "tenantry.cli.doctor",
     "whoami": "tenantry.cli.platform",
 }

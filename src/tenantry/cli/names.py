@@ -13,6 +13,8 @@ ReleaseArgument = Annotated[
     str, typer.Argument(metavar="RELEASE", help="A release, written project-number.", show_default=False)
 ]
 
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node's name.", show_default=False)]
+
 
 def site(text: str) -> str:
     """A site's slug; raises `InvalidName`."""

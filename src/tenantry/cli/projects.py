@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tenantry.cli import names
+from tenantry.cli.applying import APPLY_SECONDS, wait_until_applied
 from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun, parse_environment
 from tenantry.cli.documents import Document, Project, Release
@@ -126,12 +127,16 @@ def remove(
     session: Session,
     name: ProjectArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = APPLY_SECONDS,
 ) -> None:
     """Remove a project and its releases. Refused while it has sites."""
     slug = names.project(name)
     if not yes:
         session.confirm(f"Remove the project {slug} and all its releases?")
     session.client.delete(path("projects", slug))
+    if wait:
+        wait_until_applied(session, seconds=timeout)
     session.output.result({"removed": slug}, lambda: session.output.line(f"{slug} is removed."))
 
 

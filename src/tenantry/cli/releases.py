@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from tenantry.cli import names
+from tenantry.cli.applying import APPLY_SECONDS, wait_until_applied
 from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun
 from tenantry.cli.documents import Project, Release
@@ -106,10 +107,12 @@ def log(
 
 
 @command(app, "activate", example="tenantry release activate demo-2")
-def activate_(session: Session, release: ReleaseArgument) -> None:
+def activate_(session: Session, release: ReleaseArgument, wait: Wait = False, timeout: Timeout = APPLY_SECONDS) -> None:
     """Make a release its project's current one: new sites get it. Sites that exist keep theirs."""
     name = names.release(release)
     project: Project = session.client.post(path("releases", name, "activate"))
+    if wait:
+        wait_until_applied(session, seconds=timeout)
     session.output.result(project, lambda: session.output.line(f"{name} is the current release."))
 
 

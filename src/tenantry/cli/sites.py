@@ -1,5 +1,6 @@
 """`tenantry site`: the tenants."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -7,13 +8,31 @@ import typer
 from tenantry.cli import names, site_process
 from tenantry.cli.client import PAGE_SIZE, path
 from tenantry.cli.command import Session, command, noun, parse_environment
-from tenantry.cli.documents import Document, Site
+from tenantry.cli.documents import Convergence, Document, Site, SiteOnNode
 from tenantry.cli.errors import UsageProblem
 from tenantry.cli.names import SlugArgument
 from tenantry.cli.output import ago, took
-from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, stopwatch, wait_for_site, wait_until_gone
+from tenantry.cli.waiting import (
+    SITE_SECONDS,
+    Timeout,
+    Wait,
+    note_unreachable,
+    stopwatch,
+    wait_for_site,
+    wait_until_gone,
+)
 
 app = noun("site", "The tenants: create, watch, change, remove.")
+
+
+class Mode(StrEnum):
+    """What visitors of a site get."""
+
+    LIVE = "live"
+    READ_ONLY = "read_only"
+    MAINTENANCE = "maintenance"
+    PAUSED = "paused"
+
 
 DUMP_SECONDS = 3600  # the job dumps the database before it drops it
 
@@ -64,7 +83,7 @@ def create(
     document |= _changes(environment, release, processes, threads)
     site: Site = session.client.post(path("sites"), document)
     if wait:
-        wait_for_site(session.client, site["slug"], seconds=timeout, revision=site["revision"])
+        _wait(session, site, timeout, known_error=None)
     place = f"serves at {site['url']}" if site["url"] else "is ready, without a hostname yet,"
     _conclude(session, site, wait, f"{site['slug']} {place} after {took(elapsed())}.", "is being made")
 
@@ -104,11 +123,7 @@ def list_(
 def show_(session: Session, slug: SlugArgument) -> None:
     """Show a site, and what each node last said of it."""
     site: Site = session.client.get(path("sites", names.site(slug)))
-    nodes = [
-        f"{node['node']}: {node['state']}, generation {node['generation']}, revision {node['revision']}, "
-        f"{ago(node.get('reported_at'))}" + (f": {node['message']}" if node["message"] else "")
-        for node in site["nodes"]
-    ]
+    nodes = [_on_node(node, site["revision"]) for node in site["nodes"]]
     pairs = (
         ("slug", site["slug"]),
         ("status", site["status"]),
@@ -164,9 +179,7 @@ def update(
     site: Site = session.client.patch(path("sites", name), changes)
     if wait:
         act = f"{name} was not moved to {release}" if release is not None else ""
-        wait_for_site(
-            session.client, name, seconds=timeout, revision=site["revision"], known_error=site["error"], act=act
-        )
+        _wait(session, site, timeout, known_error=site["error"], act=act)
     _conclude(session, site, wait, f"{name} serves its new version after {took(elapsed())}.", "is being changed")
 
 
@@ -177,8 +190,30 @@ def restart(session: Session, slug: SlugArgument, wait: Wait = False, timeout: T
     elapsed = stopwatch()
     site: Site = session.client.post(path("sites", name, "restart"))
     if wait:
-        wait_for_site(session.client, name, seconds=timeout, revision=site["revision"], known_error=site["error"])
+        _wait(session, site, timeout, known_error=site["error"])
     _conclude(session, site, wait, f"{name} is restarted after {took(elapsed())}.", "is being restarted")
+
+
+@command(app, "mode", example="tenantry site mode blog maintenance --wait")
+def mode_(
+    session: Session,
+    slug: SlugArgument,
+    mode: Annotated[
+        Mode, typer.Argument(metavar="MODE", help="live, read_only, maintenance or paused.", show_default=False)
+    ],
+    wait: Wait = False,
+    timeout: Timeout = SITE_SECONDS,
+) -> None:
+    """Choose what visitors of a site get. No process is restarted.
+
+    live: everything; read_only: pages, but no forms; maintenance and paused: a page that says so, with status 503.
+    """
+    name = names.site(slug)
+    elapsed = stopwatch()
+    site: Site = session.client.put(path("sites", name, "mode"), {"mode": mode.value})
+    if wait:
+        _wait(session, site, timeout, known_error=site["error"])
+    _conclude(session, site, wait, f"{name} is {mode.value} on every node after {took(elapsed())}.", "changes its mode")
 
 
 @command(app, "delete", example="tenantry site delete blog --confirm blog")
@@ -260,6 +295,22 @@ def _dump_of(session: Session, slug: str, since: int) -> str | None:
     return None
 
 
+def _wait(session: Session, site: Site, seconds: float, *, known_error: str | None, act: str = "") -> Convergence:
+    """Wait until every reachable node serves the site as it is now, and name the others."""
+    slug, revision = site["slug"], site["revision"]
+    state = wait_for_site(session.client, slug, seconds=seconds, revision=revision, known_error=known_error, act=act)
+    note_unreachable(session.output, state["unreachable"])
+    return state
+
+
+def _on_node(node: SiteOnNode, revision: int) -> str:
+    """What a node last said of a site, and how far it has come with it."""
+    applied = f"revision {node['revision']}" + (f" of {revision}" if node["lag"] else " (the latest)")
+    message = f": {node['message']}" if node["message"] else ""
+    reported = ago(node.get("reported_at"))
+    return f"{node['node']}: {node['state']}, {applied}, generation {node['generation']}, {reported}{message}"
+
+
 def _conclude(session: Session, site: Site, waited: bool, done: str, going: str) -> None:
     """Print how it ended: the site as it is now for programs, one sentence for people."""
     document = session.client.get(path("sites", site["slug"])) if waited and session.output.as_json else site
@@ -280,5 +331,5 @@ def _state(site: Site) -> str:
     states = {node["state"] for node in site["nodes"]}
     if "failed" in states:
         return "failed"
-    behind = any(node["revision"] < site["revision"] for node in site["nodes"])
+    behind = any(node["lag"] for node in site["nodes"])
     return "serving" if states == {"serving"} and not behind else "starting"

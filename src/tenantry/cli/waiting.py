@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from tenantry.cli.client import LONG_POLL_SECONDS, Client, path
-from tenantry.cli.documents import Convergence, Release, SiteOnNode
+from tenantry.cli.documents import Convergence, Release, SiteOnNode, Unreachable
 from tenantry.cli.errors import NotFound, StillWorking, WorkFailed
-from tenantry.cli.output import Output, paint, printable, took, wants_colour
+from tenantry.cli.output import Output, ago, paint, printable, took, wants_colour
 
 SITE_SECONDS = 60
 BUILD_SECONDS = 1800  # a cold build downloads every package
@@ -28,7 +28,8 @@ Timeout = Annotated[
 def wait_for_site(
     client: Client, slug: str, *, seconds: float, revision: int = 0, known_error: str | None = None, act: str = ""
 ) -> Convergence:
-    """Wait until every live node serves the site at its latest revision, `revision` or later; return the convergence.
+    """Wait until every reachable node serves the site at its latest revision, `revision` or later; return how far they
+    have come. Nodes that are not in contact are in its `unreachable`: see `note_unreachable`.
 
     `known_error` is what the site showed before this act: it says nothing about it. `act` words the failure
     («blog was not moved to demo-2»).
@@ -50,7 +51,7 @@ def wait_for_site(
             _raise_if_node_failed(state)
         if time.monotonic() >= deadline:
             raise StillWorking(
-                f"{slug} is not served yet after {seconds:g} s ({_summary(state)}). The platform goes on.",
+                f"{slug} is not served everywhere after {seconds:g} s ({_summary(state)}). The platform goes on.",
                 f"Look again with «tenantry site show {slug}», or «tenantry doctor».",
             )
 
@@ -77,9 +78,22 @@ def wait_until_gone(client: Client, slug: str, *, seconds: float, known_error: s
             time.sleep(DECIDED_PAUSE_SECONDS)
 
 
+def note_unreachable(output: Output, unreachable: list[Unreachable]) -> None:
+    """Name the nodes that were not waited for: they follow when they are back, and serve as before until then."""
+    for one in unreachable:
+        since = f"last heard of {ago(one['last_contact'])}" if one["last_contact"] else "never heard of"
+        output.remark(f"note: {one['node']} is out of reach ({since}); it applies this when it is back.", "yellow")
+
+
+def reachable_nodes(state: Convergence) -> list[SiteOnNode]:
+    """The nodes whose word is current."""
+    silent = {one["node"] for one in state["unreachable"]}
+    return [node for node in state["nodes"] if node["node"] not in silent]
+
+
 def _is_served(state: Convergence) -> bool:
-    nodes = state["nodes"]
-    return bool(nodes) and all(node["state"] == "serving" and node["revision"] >= state["revision"] for node in nodes)
+    nodes = reachable_nodes(state)
+    return bool(nodes) and all(node["state"] == "serving" and not node["lag"] for node in nodes)
 
 
 def _raise_if_job_failed(state: Convergence, act: str) -> None:
@@ -97,8 +111,8 @@ def _raise_if_job_failed(state: Convergence, act: str) -> None:
 def _raise_if_node_failed(state: Convergence) -> None:
     """Raise when a node tried the latest revision and could not serve it."""
     slug = state["site"]
-    for node in state["nodes"]:
-        if node["state"] == "failed" and node["revision"] >= state["revision"]:
+    for node in reachable_nodes(state):
+        if node["state"] == "failed" and not node["lag"]:
             raise WorkFailed(
                 f"{slug} does not start on {node['node']}: {node['message'] or 'no reason was reported'}",
                 f"See «tenantry site logs {slug}».",
@@ -194,8 +208,19 @@ def _convergence(client: Client, slug: str, deadline: float) -> Convergence:
 
 
 def _summary(state: Convergence) -> str:
-    nodes = [f"{node['node']}: {node['state']}" for node in state["nodes"]] or ["no node has reported"]
-    return "; ".join([state["status"], *nodes])
+    """Which nodes have not come so far, and why."""
+    words = [_lack(node, state["revision"]) for node in reachable_nodes(state)]
+    lacking = [word for word in words if word] or ([] if words else ["no node is in contact"])
+    words = [f"{one['node']} is out of reach" for one in state["unreachable"]]
+    return "; ".join([f"status {state['status']}", *lacking, *words])
+
+
+def _lack(node: SiteOnNode, revision: int) -> str:
+    if not node["lag"] and node["state"] == "serving":
+        return ""
+    behind = f", at revision {node['revision']} of {revision}" if node["lag"] else ""
+    message = f": {node['message']}" if node["message"] else ""
+    return f"{node['node']} {node['state']}{behind}{message}"
 
 
 def _log_of(nodes: list[SiteOnNode]) -> str:

@@ -165,13 +165,25 @@ class Site(Schema):
     nodes: list[SiteOnNode]
 
 
+class ModeInput(Input):
+    mode: str = Field(description="live, read_only, maintenance or paused")
+
+
+class Unreachable(Schema):
+    """A node that is not in contact: it follows when it is back."""
+
+    node: str
+    last_contact: datetime | None
+
+
 class Convergence(Schema):
     site: str
     revision: int
-    converged: bool = Field(description="Every live node serves the site at `revision`.")
+    converged: bool = Field(description="Every reachable node serves the site at `revision`.")
     status: str = Field(description="The site's; `failed` also when its last upgrade or removal failed.")
     error: str
     nodes: list[SiteOnNode]
+    unreachable: list[Unreachable]
 
 
 class HostnameInput(Input):
@@ -192,18 +204,147 @@ class Command(Schema):
     revision: int
 
 
+class Checked(Schema):
+    """A node's last integrity check."""
+
+    sites: int = 0
+    paths: int = 0
+    seconds: float = 0
+    cpu_seconds: float = 0
+    drift: int = Field(0, description="What it found that was not as it should be.")
+
+
 class Node(Schema):
     name: str
-    state: str = Field(description="ready, silent (no contact for 15 s) or joining")
+    state: str = Field(description="joining, ready, draining, drained or silent (no contact for 15 s)")
+    version: str = Field(description="Of its agent; empty when it has not said.")
     joined_at: datetime
     last_contact: datetime | None
     epoch: str | None
     revision: int = Field(description="The latest that it has applied.")
     lag: int = Field(description="Changes that it has not applied yet.")
-    digest: str
+    digest: str = Field(description="Of what it serves: nodes that serve the same have the same.")
+    agrees: bool | None = Field(
+        description="Whether it serves what most nodes at the latest revision serve; null when it cannot be compared."
+    )
+    notifications: bool | None = Field(description="Whether changes are pushed to it; false when it only polls.")
+    draining: bool
+    drained: bool = Field(description="Draining, and no visitor is connected.")
     conditions: list[dict[str, Any]]
     sites: int
     failed: int
+    drift_open: int = Field(description="Differences from the desired state that are not repaired.")
+    checked_id: int = Field(description="The last check asked for that it has answered.")
+    checked_at: datetime | None
+    checked: Checked | None
+    problems: list[str] = Field(description="Why it is not as it should be, in words; empty when it is.")
+    notes: list[str] = Field(description="What a person should know of it all the same.")
+
+
+class Drift(Schema):
+    """A difference between what a node should have and what it had."""
+
+    site: str | None
+    kind: str
+    path: str = Field(description="Below the node's home.")
+    detail: str
+    good_at: datetime | None = Field(description="When it was last seen right.")
+    found_at: datetime
+    repaired_at: datetime | None
+    took_seconds: float | None = Field(description="How long its repair took.")
+
+
+class NodeTokenInput(Input):
+    ttl_minutes: int = Field(60, ge=1, le=10_080, description="How long it may be used.")
+    with_control: bool = Field(
+        False, description="The machine may run control too: it gets the platform's own secrets."
+    )
+
+
+class NodeToken(Schema):
+    token: str = Field(description="Shown this once. It lets one machine join, and names the platform's authority.")
+    expires_at: datetime
+    command: str = Field(description="What to run on that machine.")
+
+
+class JoinInput(Input):
+    token: str
+    name: str = Field(description="The node's name.")
+    version: str = Field("", max_length=100, description="Of Tenantry on that machine.")
+
+
+class JoinedAgent(Schema):
+    dsn: str = Field(
+        description="How the agent logs in to PostgreSQL, without the place of the authority's certificate."
+    )
+    node_key: str = Field(description="Opens the secrets that are sealed for this node.")
+    node_token: str = Field(description="The agent's own token.")
+
+
+class Place(Schema):
+    host: str
+    port: int
+
+
+class Joined(Schema):
+    """All that a machine needs to be a node. Shown this once."""
+
+    node: str
+    epoch: UUID
+    uid_base: int | None
+    control_url: str
+    ca: str = Field(description="The certificate of the platform's authority, PEM.")
+    agent: JoinedAgent
+    tenant_database: Place
+    redis: Place
+    control: dict[str, Any] | None = Field(description="What control's configuration needs; null without the right.")
+
+
+class DrainInput(Input):
+    undo: bool = False
+
+
+class ConfirmInput(Input):
+    token: str = Field(description="As the node's condition shows it.")
+
+
+class CheckInput(Input):
+    repair: bool = False
+
+
+class CheckOrder(Schema):
+    check: int = Field(description="The node has answered when its `checked_id` is this or more.")
+    requested_at: datetime
+
+
+class NodeProgress(Schema):
+    node: str
+    revision: int
+    applied: bool
+    reasons: list[str] = Field(description="What keeps it, in words.")
+
+
+class Application(Schema):
+    """How far the nodes have come with a revision of the change log."""
+
+    revision: int
+    converged: bool = Field(description="Every reachable node has applied it, and there is one.")
+    nodes: list[NodeProgress]
+    unreachable: list[Unreachable]
+
+
+class CompactInput(Input):
+    keep_days: int = Field(365, ge=1, le=36_500, description="Younger changes stay; so do the latest 10,000.")
+
+
+class Compacted(Schema):
+    removed: int
+    tail: int = Field(description="Changes up to this revision may be missing from the log.")
+
+
+class NewEpoch(Schema):
+    epoch: UUID
+    revision: int
 
 
 class Change(Schema):

@@ -6,7 +6,7 @@ from typing import Any
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
-from tenantry.control.api import access, changes, nodes, projects, sites
+from tenantry.control.api import access, artifacts, changes, joining, nodes, projects, sites
 from tenantry.control.api.parsing import StrictParser
 from tenantry.control.api.problems import CONTENT_TYPE, install_exception_handlers
 
@@ -44,5 +44,14 @@ api = DocumentedApi(
     parser=StrictParser(),
 )
 install_exception_handlers(api)
-for router in (access.router, projects.router, sites.router, nodes.router, changes.router):
+# «joining» before «nodes»: /nodes/join is no node.
+for router in (
+    access.router,
+    projects.router,
+    sites.router,
+    joining.router,
+    nodes.router,
+    changes.router,
+    artifacts.router,
+):
     api.add_router("", router)
