@@ -28,7 +28,7 @@ TICK_SECONDS = 5.0  # nodes beat without a note: their last contact is read agai
 GATHER_SECONDS = 0.15  # a change seldom comes alone: one message for those that come together
 BUSY_SECONDS = 1.0  # the pause while many sites change at once
 
-PAGES = ("overview", "changes", "site", "projects", "project")
+PAGES = ("overview", "changes", "site", "projects", "project", "nodes", "node")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,9 @@ def live(request: HttpRequest) -> HttpResponseBase:
     """The stream of one page, until the browser goes away."""
     query = request.GET.dict()
     page = query.get("page", "")
-    watched = Watched(page if page in PAGES else "overview", query.get("slug") or query.get("project") or "")
+    watched = Watched(
+        page if page in PAGES else "overview", query.get("slug") or query.get("project") or query.get("node") or ""
+    )
     position = Position.parse(request.headers.get("Last-Event-ID", "")) or Position.parse(query.get("since", ""))
     # The session was read on this thread: a stream that kept its connection would use up the pool.
     connection.close()

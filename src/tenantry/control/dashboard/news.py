@@ -1,5 +1,6 @@
 """What is new for a page: the fragments to replace, and the parts that are to ask for themselves again."""
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,11 +12,11 @@ from django.utils import timezone
 from tenantry.control.changelog.models import Change
 from tenantry.control.changelog.queries import changes_after, head
 from tenantry.control.dashboard import queries
+from tenantry.control.dashboard.node_pages import fleet_context, node_context
 from tenantry.control.dashboard.positions import Position
 from tenantry.control.dashboard.project_pages import project_context, projects_context
 from tenantry.control.dashboard.site_pages import site_context
 from tenantry.control.errors import NotFound
-from tenantry.control.fleet.queries import nodes
 from tenantry.control.sites.queries import site as find_site
 
 CHANGES_BESIDE = 12
@@ -31,6 +32,7 @@ LIST_CHANGES = frozenset({"site.created", "site.removed"})
 COUNT_CHANGES = frozenset({"site.provisioned", "site.failed", "site.deleted", "site.updated"})
 
 PARTS = "dashboard/parts/"
+_CSRF_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Reader:
         self._request = request
         self._watched = watched
         self._sent_reports: dict[tuple[str, str], datetime] = {}
+        self._sent_parts: dict[str, str] = {}
 
     def read(self) -> News:
         """Return what is new since the last call, and move the position there."""
@@ -89,7 +92,7 @@ class Reader:
         slugs = slugs | {change.site_slug for change in changes if change.site_slug}
         types = {change.type for change in changes}
         busy = lost or len(slugs) > ROWS_MAX
-        rows, refresh, fragments = {}, [], [self._part("nodes", nodes=nodes())]
+        rows, refresh, fragments = {}, [], [self._part("nodes", **fleet_context())]
         if busy or types & LIST_CHANGES:
             refresh.append("sites")
         elif types & COUNT_CHANGES:
@@ -132,6 +135,23 @@ class Reader:
             return News()
         return News(fragments=[self._part(name, **context, seen=seen) for name in ("releases", "changes")])
 
+    def _read_nodes(self, changes: list[Change], slugs: set[str], seen: int, lost: bool) -> News:
+        return self._news_of_nodes({"fleet": fleet_context()})
+
+    def _read_node(self, changes: list[Change], slugs: set[str], seen: int, lost: bool) -> News:
+        try:
+            context = node_context(self._watched.subject)
+        except Http404:
+            return News(fragments=[self._part("node_gone", gone=self._watched.subject)])
+        return self._news_of_nodes(dict.fromkeys(("node_head", "node_state", "node_drift", "node_facts"), context))
+
+    def _news_of_nodes(self, parts: dict[str, dict[str, Any]]) -> News:
+        """Nodes beat without a note, so their parts are read at every tick, and sent when they have another text."""
+        written = {name: self._part(name, **context) for name, context in parts.items()}
+        fragments = [text for name, text in written.items() if self._sent_parts.get(name) != _without_token(text)]
+        self._sent_parts = {name: _without_token(text) for name, text in written.items()}
+        return News(fragments=fragments)
+
     def _announced(self, changes: list[Change]) -> list[str]:
         """Return the line that is read aloud, for changes of sites when they are few."""
         of_sites = [change for change in changes if change.site_slug]
@@ -142,3 +162,8 @@ class Reader:
     def _part(self, name: str, **context: Any) -> str:
         """Render a part so that it replaces the one on the page. The request gives its forms their CSRF token."""
         return render_to_string(f"{PARTS}{name}.html", {**context, "pushed": True}, self._request)
+
+
+def _without_token(text: str) -> str:
+    """Return a part as it is compared: its forms' CSRF token is masked anew each time."""
+    return _CSRF_TOKEN.sub("", text)

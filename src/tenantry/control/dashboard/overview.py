@@ -11,8 +11,8 @@ from tenantry.control.changelog.queries import head
 from tenantry.control.dashboard import queries
 from tenantry.control.dashboard.access import signed_in
 from tenantry.control.dashboard.filters import STATUSES, SiteFilter
+from tenantry.control.dashboard.node_pages import fleet_context
 from tenantry.control.dashboard.positions import live_query
-from tenantry.control.fleet.queries import nodes
 
 CHANGES_BESIDE = 12
 CHANGES_PAGE = 100
@@ -107,7 +107,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     context = {
         "section": "sites",
         "page": page,
-        "nodes": nodes(),
+        **fleet_context(),
         "changes": queries.last_changes(CHANGES_BESIDE),
         "live": live_query(revision),
     }

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, path
 
-from tenantry.control.dashboard import access, assets, live, overview, project_pages, site_pages
+from tenantry.control.dashboard import access, assets, live, node_pages, overview, project_pages, site_pages
 
 app_name = "dashboard"
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -16,6 +16,12 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("sites/<str:slug>/hostnames/<str:name>/remove", site_pages.remove_hostname, name="remove_hostname"),
     path("sites/<str:slug>/restart", site_pages.restart, name="restart"),
     path("sites/<str:slug>/delete", site_pages.delete_site, name="delete_site"),
+    path("nodes", node_pages.nodes, name="nodes"),
+    path("nodes/<str:name>", node_pages.node, name="node"),
+    path("nodes/<str:name>/drain", node_pages.drain_node, name="drain_node"),
+    path("nodes/<str:name>/check", node_pages.check_node, name="check_node"),
+    path("nodes/<str:name>/confirm", node_pages.confirm_node, name="confirm_node"),
+    path("nodes/<str:name>/remove", node_pages.remove_node, name="remove_node"),
     path("projects", project_pages.projects, name="projects"),
     path("projects/<str:name>", project_pages.project, name="project"),
     path("projects/<str:name>/releases", project_pages.releases, name="releases"),
