@@ -18,7 +18,10 @@ from tenantry.control.access.services import authenticate
 from tenantry.control.changelog.models import Change
 from tenantry.control.config import ConfigError, parse_config, read_config
 from tenantry.control.fleet.models import Node
-from tenantry.testing.control import NODE_NAME, NODE_ROLE, ControlDatabase
+from tenantry.control.fleet.secrets import open_key
+from tenantry.control.fleet.services import authenticate_node
+from tenantry.sealing import generate_key
+from tenantry.testing.control import NODE_NAME, NODE_ROLE, NODES_ROLE, ControlDatabase
 
 PASSWORD = "a password from a file"
 URL = "http://127.0.0.1:8081"
@@ -86,6 +89,38 @@ def test_another_port_is_told_to_the_cli_with_the_same_token(control_database: C
 def test_a_renamed_machine_keeps_its_role(control_database: ControlDatabase, tmp_path: Path) -> None:
     set_up(tmp_path, node_name="renamed")
     assert [(node.name, node.role) for node in Node.objects.all()] == [("renamed", NODE_ROLE)]
+
+
+def test_the_nodes_credentials_are_taken_from_files(control_database: ControlDatabase, tmp_path: Path) -> None:
+    key, token = tmp_path / "node.key", tmp_path / "node.token"
+    key.write_text(generate_key() + "\n")
+    token.write_text("tnn_first\n")
+    files = {"node_key_file": key, "node_token_file": token}
+    output = set_up(tmp_path, **files)
+    assert authenticate_node("tnn_first").name == NODE_NAME
+    assert open_key(Node.objects.get().sealed_key) == key.read_text().strip()
+    assert key.read_text().strip() not in output
+    changes = Change.objects.count()
+    set_up(tmp_path, **files)
+    set_up(tmp_path)
+    assert Change.objects.count() == changes
+    assert authenticate_node("tnn_first").name == NODE_NAME
+    key.write_text("\n")
+    with pytest.raises(CommandError, match=r"node\.key is empty"):
+        set_up(tmp_path, **files)
+    with pytest.raises(CommandError, match="nowhere"):
+        set_up(tmp_path, node_key_file=tmp_path / "nowhere")
+
+
+def test_new_functions_are_granted_again(control_database: ControlDatabase, tmp_path: Path) -> None:
+    """A later migration may bring some: the first node's role and the group of all the others get them."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE FUNCTION agent_v1.later() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        cursor.execute("REVOKE ALL ON FUNCTION agent_v1.later() FROM PUBLIC")
+        set_up(tmp_path)
+        for role in (NODE_ROLE, NODES_ROLE):
+            cursor.execute("SELECT has_function_privilege(%s, 'agent_v1.later()', 'EXECUTE')", [role])
+            assert cursor.fetchone() == (True,)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,25 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+from asgiref.sync import sync_to_async
 from procrastinate.contrib.django import app
 
 from tenantry.control.jobs.purging import purge
 from tenantry.testing.control import ControlDatabase
 
 HOUR = timedelta(hours=1)
+
+
+def run_purge() -> None:
+    from django.db import connections
+
+    async def run() -> None:
+        await purge(app)
+        # procrastinate's thread outlives this test's database.
+        await sync_to_async(connections.close_all)()
+
+    asyncio.run(run())
 
 
 def answer(key: str, age: timedelta) -> None:
@@ -56,7 +69,7 @@ def test_what_has_run_out_goes_and_the_rest_stays(control_database: ControlDatab
                     "UPDATE procrastinate_events SET at = now() - make_interval(days => %s) WHERE job_id = %s",
                     (age, number),
                 )
-    asyncio.run(purge(app))
+    run_purge()
     assert list(Session.objects.values_list("session_key", flat=True)) == ["open"]
     assert list(RememberedAnswer.objects.values_list("key", flat=True)) == ["new"]
     with control_database.server.connect(control_database.name) as connection:
@@ -71,6 +84,40 @@ def test_what_has_run_out_goes_and_the_rest_stays(control_database: ControlDatab
         "doing-6",
         "doing-8",
     }
+
+
+def test_old_differences_and_dead_tokens_go(control_database: ControlDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.utils import timezone
+
+    from tenantry.control.fleet.models import JoinToken, Node, NodeDrift
+    from tenantry.control.jobs import purging
+
+    monkeypatch.setattr(purging, "DRIFTS_KEPT", 3)
+    now = timezone.now()
+    for name, ages in (("node-1", (31, 29, 5, 4, 3)), ("node-2", (31, 1))):
+        node, _ = Node.objects.get_or_create(name=name, defaults={"role": name})
+        for days in ages:
+            found = now - timedelta(days=days)
+            NodeDrift.objects.create(node=node, kind="file", path=f"run/{days}", found_at=found)
+    for name, age in (("dead", timedelta(days=31)), ("ended", timedelta(days=29)), ("good", -HOUR)):
+        JoinToken.objects.create(hash=name, created_by="anna", expires_at=now - age)
+    run_purge()
+    left = {(one.node_id, one.path) for one in NodeDrift.objects.all()}
+    assert left == {("node-1", "run/5"), ("node-1", "run/4"), ("node-1", "run/3"), ("node-2", "run/1")}
+    assert set(JoinToken.objects.values_list("hash", flat=True)) == {"ended", "good"}
+
+
+def test_the_log_is_compacted_with_the_rest(control_database: ControlDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tenantry.control.changelog import queries
+    from tenantry.control.fleet import services
+    from tenantry.control.jobs import nodes
+
+    assert timedelta(days=365) == services.KEEP
+    assert services.KEEP_ROWS == 10_000
+    monkeypatch.setattr(nodes, "compact", lambda actor: services.compact(actor, timedelta(0), keep_rows=0))
+    _, head = queries.head()
+    run_purge()
+    assert queries.tail() == head > 0
 
 
 def test_it_is_a_daily_job_of_a_queue_that_is_served(control_database: ControlDatabase) -> None:
