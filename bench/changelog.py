@@ -180,9 +180,9 @@ class Compactor(threading.Thread):
             "SELECT changelog_compact(clock_timestamp() - make_interval(secs => %s), %s)",
             (COMPACT_KEEPS_SECONDS, max(COMPACT_KEEPS_ROWS, unread)),
         )
-        left = connection.execute("SELECT min(revision) FROM change").fetchone()
-        assert left is not None
-        self.removed = int(left[0]) - 1
+        gone = connection.execute("SELECT max(revision) - count(*) FROM change").fetchone()
+        assert gone is not None
+        self.removed = int(gone[0])
         self.runs += 1
 
     def stop(self) -> None:
