@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tenantry.node.checker import CHECK_JITTER, CHECK_SECONDS
 from tenantry.node.errors import StoreUnavailable
+from tenantry.node.gate import ConnectGate, retry_delay
 from tenantry.node.listener import Hint, Listener
+from tenantry.node.reader import FULL_JITTER, FULL_SECONDS
 from tenantry.node.store import Line, Store
-
-FULL_SECONDS = 60.0  # between full readings
-READ_RETRY_SECONDS = 1.0
+from tenantry.node.twins import watch_for_twins
 
 
 @dataclass(slots=True)
@@ -32,10 +33,12 @@ class SimulatedAgent:
     """One agent. `run` never returns."""
 
     def __init__(self, dsn: str) -> None:
-        self._listening, self._asking = Line(dsn), Line(dsn)
+        gate = ConnectGate()
+        self._listening, self._asking = Line(dsn, gate), Line(dsn, gate)
         self._store = Store(self._asking)
         self._epoch: str | None = None
         self._revision = 0
+        self._notifications: bool | None = None
         self._reported = -1
         self._revisions: dict[str, int] = {}
         self._heard = asyncio.Event()
@@ -43,8 +46,20 @@ class SimulatedAgent:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(Listener(self._listening, self._hear).run())
+            group.create_task(Listener(self._listening, self._hear, self).run())
             group.create_task(self._read_for_ever())
+            group.create_task(self._check_for_ever())
+            group.create_task(watch_for_twins(self._store, "bench", "bench", lambda _: None))
+
+    async def echo(self) -> None:
+        """Called by the listener, as are the next two."""
+        await self._store.echo()
+
+    def notifications(self, arrive: bool) -> None:
+        self._notifications = arrive
+
+    def clock_ahead(self, seconds: float) -> None:
+        pass
 
     def _hear(self, hint: Hint) -> None:
         if hint.epoch is None:
@@ -53,22 +68,40 @@ class SimulatedAgent:
             self._heard.set()
 
     async def _read_for_ever(self) -> None:
-        full_at = 0.0
+        full_at, failures = 0.0, 0
         while True:
             full = time.monotonic() >= full_at
             try:
-                await self._read(0 if full else self._revision)
+                await self._read(self._revision)
+                if full and self._revision:
+                    await self._read(0)
             except StoreUnavailable:
-                await asyncio.sleep(READ_RETRY_SECONDS)
+                await asyncio.sleep(retry_delay(failures, random.random()))
+                failures += 1
                 continue
+            failures = 0
             if full:
-                full_at = time.monotonic() + FULL_SECONDS * (0.5 + random.random())
+                full_at = time.monotonic() + FULL_SECONDS * (1 - FULL_JITTER * random.random())
             try:
                 async with asyncio.timeout(max(full_at - time.monotonic(), 0.0)):
                     await self._heard.wait()
             except TimeoutError:
                 pass
             self._heard.clear()
+
+    async def _check_for_ever(self) -> None:
+        """The periodic check of the node's files costs the database a report."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS * (1 - CHECK_JITTER * random.random()))
+            checked = {"id": 0, "sites": len(self._revisions), "paths": 0, "seconds": 0.1, "cpu_seconds": 0, "drift": 0}
+            try:
+                await self._store.report(self._head() | {"sites": [], "checked": checked})
+            except StoreUnavailable:
+                continue
+
+    def _head(self) -> dict[str, Any]:
+        head = {"epoch": self._epoch, "revision": self._revision, "digest": "sha256x:bench", "conditions": []}
+        return head | {"notifications": self._notifications, "version": "bench"}
 
     async def _read(self, since: int) -> None:
         answer = await self._store.desired(since)
@@ -78,7 +111,7 @@ class SimulatedAgent:
         self._epoch, self._revision = answer["epoch"], answer["revision"]
         self.times.applied.setdefault(self._revision, time.monotonic())
         if changed or self._revision != self._reported:
-            head = {"epoch": self._epoch, "revision": self._revision, "digest": "sha256x:bench", "conditions": []}
+            head = self._head()
             await self._store.report(head | {"sites": changed})
             self._reported = head["revision"]
             self.times.reported.setdefault(head["revision"], time.monotonic())

@@ -159,6 +159,7 @@ SET search_path = public, pg_temp
 AS $$
 DECLARE
     v_node text := calling_node();
+    v_before bigint := (SELECT revision FROM node WHERE name = v_node);
     v_conditions jsonb := CASE WHEN jsonb_typeof(report->'conditions') = 'array' THEN report->'conditions' END;
     v_checked jsonb := CASE WHEN jsonb_typeof(report->'checked') = 'object' THEN report->'checked' END;
 BEGIN
@@ -199,8 +200,8 @@ BEGIN
 
     -- A notification wakes every process that listens in this database, the agents' included: were each of N nodes to
     -- notify of one change, PostgreSQL would wake N² of them. So in a large fleet a part of the reports does, and the
-    -- one after which no living node is behind; who waits looks again by itself.
-    IF random() * (SELECT count(*) FROM node) < 32 OR NOT EXISTS (
+    -- one by which the last living node has caught up; who waits looks again by itself.
+    IF random() * (SELECT count(*) FROM node) < 32 OR v_before < (report->>'revision')::bigint AND NOT EXISTS (
         SELECT FROM node
         WHERE revision < (report->>'revision')::bigint AND last_contact > clock_timestamp() - interval '15 s')
     THEN
