@@ -68,6 +68,14 @@ class DriftView:
     took_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A node that nobody waits for: it makes no contact. It catches up when it does again."""
+
+    node: str
+    last_contact: datetime | None
+
+
 def nodes() -> list[NodeView]:
     """Return every node, by name."""
     return _views(Node.objects.order_by("name"))

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.feed import feed
 from tenantry.control.database import in_database
-from tenantry.control.fleet.queries import NodeView, nodes
+from tenantry.control.fleet.queries import NodeView, Unreachable, nodes
 from tenantry.control.fleet.verdicts import UNHEARD
 
 RECHECK_SECONDS = 5.0  # in case that notifications do not come in
@@ -22,14 +21,6 @@ class NodeProgress:
     revision: int
     applied: bool
     reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """A node that is not in contact."""
-
-    node: str
-    last_contact: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from tenantry.control.changelog.models import Change
 from tenantry.control.config import ControlConfig
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet.models import Node, NodeSite
-from tenantry.control.fleet.queries import is_live, reports_of
+from tenantry.control.fleet.queries import Unreachable, is_live, reports_of
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
 
 SERVING = "serving"
@@ -59,14 +59,6 @@ class SiteView:
     created_at: datetime
     updated_at: datetime
     nodes: list[SiteOnNode]
-
-
-@dataclass(frozen=True, slots=True)
-class Unreachable:
-    """A node that nobody waits for: it makes no contact. It catches up when it does again."""
-
-    node: str
-    last_contact: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
