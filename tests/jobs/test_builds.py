@@ -16,11 +16,13 @@ import psycopg
 import pytest
 import uv
 
+from tenantry.control.config import Artifacts
 from tenantry.control.data import databases
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
 from tenantry.control.releases.artifacts import DirectoryStore
 from tenantry.control.releases.artifacts.packing import pack_apart
+from tenantry.control.releases.artifacts.s3 import S3Store
 from tenantry.control.releases.building import (
     STEPS,
     BuildContext,
@@ -33,7 +35,7 @@ from tenantry.control.releases.building import (
     clean_leftovers,
     remove_release,
 )
-from tenantry.control.releases.building.commands import _processes, _runs_as, explain
+from tenantry.control.releases.building.commands import DISK_FULL, _processes, _runs_as, explain
 from tenantry.interpreters import find_interpreters
 
 from .projects import DATABASE, add_app, add_settings, start_project
@@ -455,6 +457,29 @@ def test_a_full_disk_is_said_so(context: Context, tmp_path: Path) -> None:
         assert "The disk is full. Free some space" in error.message
     finally:
         subprocess.run(["umount", str(small)], check=True, timeout=10)
+
+
+@as_root
+def test_a_full_artifact_store_fails_the_build_and_leaves_nothing(context: Context, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=False, timeout=10)
+    if mounted.returncode:
+        pytest.skip("this root may not mount")
+    try:
+        error = failure(context(store=DirectoryStore(small)), start_project(tmp_path / "shop"))
+        assert (error.step, error.message) == ("publish", DISK_FULL)
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True, timeout=10)
+
+
+def test_a_store_that_is_away_fails_the_build_and_leaves_nothing(context: Context, tmp_path: Path) -> None:
+    away = Artifacts("s3", "", "b", "http://127.0.0.1:9", "us-east-1", "", "key", "secret")
+    error = failure(context(store=S3Store(away, tmp_path / "staging")), start_project(tmp_path / "shop"))
+    assert error.step == "publish"
+    assert "Could not keep an artifact in the bucket 'b' at http://127.0.0.1:9" in error.message
+    assert list((tmp_path / "staging").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _download(artifact: Artifact, control: ControlAccess, receiver: _Receiver) -
             with _asked(url, control, before) as response:
                 if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                     receiver.restart()
-                receiver.take(response.iter_raw(CHUNK_BYTES))
+                receiver.take(response.iter_raw())  # as it comes: what waits for a full chunk is lost with it
             return
         except (httpx.TransportError, ssl.SSLError) as error:
             broken = error

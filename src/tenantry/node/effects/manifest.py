@@ -162,12 +162,12 @@ def _difference(path: Path, status: os.stat_result, expected: Entry, pace: _Pace
     is_kind = {"f": stat.S_ISREG, "d": stat.S_ISDIR, "l": stat.S_ISLNK}.get(kind)
     if is_kind is None or not is_kind(status.st_mode):
         return f"is no longer a {'file' if kind == 'f' else 'directory' if kind == 'd' else 'link'}"
+    if kind == "l" and os.readlink(path) != content:  # noqa: PTH115 - as it is written
+        return "points elsewhere"
     if stat.S_IMODE(status.st_mode) != mode:
         return f"has the mode {stat.S_IMODE(status.st_mode):04o} instead of {mode:04o}"
     if (status.st_uid, status.st_gid) != (uid, gid):
         return f"belongs to {status.st_uid}:{status.st_gid} instead of {uid}:{gid}"
-    if kind == "l" and os.readlink(path) != content:  # noqa: PTH115 - as it is written
-        return "points elsewhere"
     if kind == "f" and status.st_size != size:
         return f"has {status.st_size} bytes instead of {size}"
     if kind == "f" and pace.hash(path) != content:
