@@ -26,6 +26,7 @@ from tenantry.node.planner import (
     plan_site,
 )
 from tenantry.node.ports import SiteHost
+from tenantry.node.starts import Kind, Starts, Turn
 from tenantry.node.status import NodeStatus
 from tenantry.node.workqueue import Signal, WorkQueue, work_through
 from tenantry.spec.names import Slug
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 SITES_AT_ONCE = 64
 ROUNDS = 6  # of plan and apply for one site before it is called not converging
-START_TURN_SECONDS = 3.0  # of a start's right to hold up others'
 _LONG = (AwaitReady, FetchRelease)  # others get the slot meanwhile, and a newer desired state ends it
 
 
@@ -65,7 +65,7 @@ class Worker:
         self._desired = desired
         self._status = status
         self._clock = clock
-        self._starts = asyncio.Semaphore(starts_at_once)
+        self._starts = Starts(starts_at_once)
         self._slots = asyncio.Semaphore(SITES_AT_ONCE)
         self._queue: WorkQueue[Slug] = WorkQueue()
         self._signal = Signal()
@@ -153,7 +153,7 @@ class Worker:
         raise NotConverged(f"{slug} still differs after {ROUNDS} rounds")
 
     async def _apply(self, entry: Entry, observed: ObservedSite, plan: Plan) -> None:
-        turn = _Turn(self._starts)
+        turn = Turn(self._starts, self._kind(entry))
         try:
             for action in plan.actions:
                 if isinstance(action, WriteVassal):
@@ -173,6 +173,9 @@ class Worker:
             logger.info("%s: a newer state came while waiting", entry.slug)
         finally:
             turn.end()
+
+    def _kind(self, entry: Entry) -> Kind:
+        return Kind(entry.spec.release.name if entry.spec else None, doubtful=entry.slug in self._failures)
 
     async def _wait_for(self, action: Action, spec: SiteSpec | None) -> None:
         task = asyncio.create_task(self._host.apply(action, spec))
@@ -236,28 +239,6 @@ def _is_ahead(observed: ObservedSite, spec: SiteSpec | None) -> bool:
     """Whether a generation newer than the desired one is on the node."""
     found = observed.documents | observed.vassals | ({observed.serving} if observed.serving else set())
     return spec is not None and max(found, default=0) > spec.generation
-
-
-class _Turn:
-    """One of the starts that may go on at once. It ends by itself after START_TURN_SECONDS, once however often asked.
-
-    Loading takes the processor for a few seconds; what takes longer waits for something, and others must not for it.
-    """
-
-    def __init__(self, starts: asyncio.Semaphore) -> None:
-        self._starts = starts
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def take(self) -> None:
-        if self._timer is None:
-            await self._starts.acquire()
-            self._timer = asyncio.get_running_loop().call_later(START_TURN_SECONDS, self.end)
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._starts.release()
 
 
 class _SupersededError(Exception):
