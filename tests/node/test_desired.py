@@ -61,6 +61,20 @@ def test_a_new_epoch_is_taken_from_a_full_answer_only() -> None:
     assert (state.epoch, state.revision) == ("two", 2)
 
 
+def test_an_epoch_that_was_left_is_never_followed_again() -> None:
+    state = filled(2)
+    state.merge(answer([site("site0", 11), site("site1", 11)], 11, epoch="two"))
+    again = DesiredState()
+    again.restore(state.head(), [state.get(slug) for slug in state.slugs()])  # type: ignore[arg-type,misc]
+    for one in (state, again):
+        for full in (True, False):
+            with pytest.raises(Refused, match="left"):
+                one.merge(answer([site("site0", 99, processes=2)], 99, full, epoch="one"))
+        assert (one.epoch, one.revision, one.present()) == ("two", 11, {"site0", "site1"})
+    state.merge(answer([site("site0", 5), site("site1", 5)], 5, epoch="three"))
+    assert state.head() == Head("three", 5, left=("one", "two"))
+
+
 def test_an_empty_state_is_refused() -> None:
     state = filled(1)
     assert state.merge(answer([], 11)) == frozenset()

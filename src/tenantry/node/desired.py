@@ -1,7 +1,8 @@
 """PURE: the desired state of this node as last accepted, and which answers of the database are accepted.
 
-Rules: within an epoch the revision never falls · a new epoch is taken only from a full answer · a removal that is
-named (`present: false`) is always taken · what a full answer merely leaves out is removed, unless
+Rules: within an epoch the revision never falls · a new epoch is taken only from a full answer · an epoch that was left
+is never taken again (a former primary came back) · a removal that is named (`present: false`) is always taken · what a
+full answer merely leaves out is removed, unless
 - the epoch is new: a restored database may not know sites that are newer than its backup; or
 - it would be everything, or more than 3 and more than 20 % of the node's sites.
 Such removals are *held*, until the sites are back or a person confirms with the token; all else is applied. A site
@@ -21,6 +22,7 @@ from tenantry.spec.sites import SiteSpec
 REMOVED_AT_ONCE = 3
 REMOVED_PART = 0.2
 NAMES_SHOWN = 5
+LEFT_MAX = 50  # epochs: one for every failover or restore that the node remembers
 
 MASS_REMOVAL = "MassRemovalRefused"
 REMOVAL_HELD = "RemovalHeld"
@@ -54,11 +56,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far the desired state was read, and what of it was not followed."""
+    """How far the desired state was read, what of it was not followed, and the epochs before, the latest last."""
 
     epoch: str
     revision: int
     held: Held = Held()
+    left: tuple[str, ...] = ()
 
 
 class DesiredState:
@@ -68,17 +71,19 @@ class DesiredState:
         self.epoch: str | None = None
         self.revision = 0
         self.held = Held()
+        self._left: tuple[str, ...] = ()
         self._entries: dict[Slug, Entry] = {}
         self._successors: dict[Slug, Entry] = {}  # other sites of the same name, which wait until this one is gone
 
     def restore(self, head: Head, entries: Iterable[Entry]) -> None:
         """Begin with what was remembered."""
         self.epoch, self.revision, self.held = head.epoch, head.revision, head.held
+        self._left = head.left
         self._entries = {entry.slug: entry for entry in entries}
 
     def head(self) -> Head | None:
         """Return what to remember besides the entries; None before anything was accepted."""
-        return None if self.epoch is None else Head(self.epoch, self.revision, self.held)
+        return None if self.epoch is None else Head(self.epoch, self.revision, self.held, self._left)
 
     def get(self, slug: Slug) -> Entry | None:
         return self._entries.get(slug)
@@ -97,6 +102,10 @@ class DesiredState:
         if successor is not None:
             self._entries[slug] = successor
         return successor
+
+    def has_left(self, epoch: str | None) -> bool:
+        """Whether this is an epoch that the node followed before the one it is in."""
+        return epoch in self._left
 
     def is_confirmed(self, answer: Answer) -> bool:
         """Whether a person confirmed the removals that are held."""
@@ -124,6 +133,8 @@ class DesiredState:
             here = slug in on_node or slug in self._entries or not answer.full
             if slug not in self.held.slugs and self._take(entry, new_epoch, look if here else nothing_found):
                 changed.add(slug)
+        if new_epoch and self.epoch is not None:
+            self._left = (*self._left, self.epoch)[-LEFT_MAX:]
         self.epoch, self.revision = answer.epoch, answer.revision
         return frozenset(changed)
 
@@ -134,6 +145,12 @@ class DesiredState:
                 "StaleState",
                 f"the database is set back: it answers revision {answer.revision}, and {self.revision} was applied. "
                 "If it is to be followed, say so: tenantry event new-epoch",
+            )
+        if self.has_left(answer.epoch):
+            raise Refused(
+                "StaleState",
+                "the database is in an epoch that this node has left: a former primary came back, and another took "
+                "over. Stop it. If it is to be followed all the same, say so there: tenantry event new-epoch",
             )
         if answer.epoch != self.epoch and not answer.full:
             raise Refused("StaleState", "a new epoch needs a full answer")

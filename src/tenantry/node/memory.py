@@ -79,6 +79,8 @@ class LastKnown:
         document: dict[str, Any] = {"version": VERSION, "epoch": head.epoch, "revision": head.revision}
         if head.held.slugs:
             document["held"] = {"condition": head.held.condition, "sites": sorted(head.held.slugs)}
+        if head.left:
+            document["left"] = list(head.left)
         write_file(self._head, json.dumps(document).encode(), mode=0o600, durable=True)
 
     def _load_sites(self) -> Iterable[Entry]:
@@ -95,7 +97,10 @@ def _parse_head(document: Mapping[str, Any]) -> Head:
     condition, slugs = held.get("condition"), held.get("sites", [])
     known = condition if condition in HOLDING else Held().condition
     return Head(
-        str(document["epoch"]), int(document["revision"]), Held(known, frozenset(Slug(str(slug)) for slug in slugs))
+        str(document["epoch"]),
+        int(document["revision"]),
+        Held(known, frozenset(Slug(str(slug)) for slug in slugs)),
+        tuple(str(epoch) for epoch in document.get("left") or ()),
     )
 
 

@@ -53,6 +53,8 @@ class Reader:
 
     def hear(self, epoch: str | None, revision: int | None) -> None:
         """Somebody said where the head is. None: something moved."""
+        if self._desired.has_left(epoch):
+            return  # what is read once, with the connection, says enough
         if epoch is None or epoch != self._desired.epoch or (revision or 0) > self._desired.revision:
             self._hint.set()
 
@@ -94,6 +96,9 @@ class Reader:
         if self._desired.epoch is not None:
             # Also before a full answer: named removals are taken, the unnamed are guarded.
             answer = parse_answer(await self._source.desired(self._desired.revision))
+            if self._desired.has_left(answer.epoch):
+                self._accept(answer)
+                return
             if answer.epoch != self._desired.epoch or self._desired.is_confirmed(answer):
                 full = True
             else:
