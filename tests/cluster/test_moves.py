@@ -36,7 +36,8 @@ def with_standby(make_cluster: Callable[[int], Cluster]) -> tuple[Cluster, Hoste
 def fail_over(cluster: Cluster, standby: HostedPostgres) -> HostedPostgres:
     """Crash the primary, promote the standby; returns the old primary."""
     old = cluster.postgres
-    old.crash()
+    if old.process.poll() is None:
+        old.crash()
     standby.promote()
     standby.take_over()
     cluster.postgres = standby
@@ -82,6 +83,7 @@ def test_what_the_replica_never_got_is_not_taken_for_deleted(make_cluster: Calla
     control.create_site("late")
     control.add_hostname("one", "late.example.test")
     cluster.converge()
+    cluster.postgres.crash()
     cluster.network.storm(standby.location)
     fail_over(cluster, standby)
     for machine in cluster.machines:
