@@ -140,7 +140,11 @@ def test_a_backup_restored_into_a_new_database_is_another_epoch(
         server.drop_database("restored")
         server.create_database("restored", owner=CONTROL_ROLE)
         run("pg_restore", *place, "-d", "restored", str(directory / "dump"))
-        assert heads(again)[0] not in (before[0], after[0])
+        in_place = heads(again)[0]
+        assert in_place not in (before[0], after[0])
+        # Over the tables of the same database.
+        run("pg_restore", *place, "--clean", "-d", "restored", str(directory / "dump"))
+        assert heads(again)[0] not in (before[0], after[0], in_place)
     finally:
         shutil.rmtree(directory)
         server.drop_database("restored")

@@ -180,8 +180,9 @@ def _prepare_nodes_role(connection: psycopg.Connection[tuple[object, ...]]) -> N
         connection.execute(_of("CREATE ROLE {} NOLOGIN", NODES_ROLE))
     connection.execute(_of("GRANT {} TO {}", NODES_ROLE, NODE_ROLE))
     if connection.info.server_version >= _ROLES_ARE_GIVEN:
-        # Before, CREATEROLE was enough to put a role into any group.
-        connection.execute(_of("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", NODES_ROLE, JOBS_ROLE))
+        # Before, CREATEROLE was enough to put a role into any group, and to drop any.
+        for role in (NODES_ROLE, NODE_ROLE):
+            connection.execute(_of("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", role, JOBS_ROLE))
 
 
 def reload_postgres(home: Home, credentials: Credentials) -> None:

@@ -1,9 +1,10 @@
 -- The epoch, the log that counts in it, and the log's tail. Replaces `changelog_append` of append.sql.
 
 -- In which life of the data the revisions count. Besides the random part that a person may renew (platform_state.epoch)
--- it hashes the server's identity, its timeline and this database's oid: a backup that was restored into a new database
--- or recovered to a point in time, and a replica that was promoted, are another epoch at once, without anybody writing.
--- Only a cold copy of the whole data directory is not told apart; `new-epoch` is for that.
+-- it hashes the server's identity, its timeline, this database's oid and the file of the counter's table: a backup that
+-- was restored, into a new database or over the old tables, or recovered to a point in time, and a replica that was
+-- promoted, are another epoch at once, without anybody writing. (So is the table after VACUUM FULL, which does no harm:
+-- nodes read everything once.) Only a cold copy of the whole data directory is not told apart; `new-epoch` is for that.
 -- The timeline is read from the name of the WAL file that is written now: the control file names the old one until the
 -- checkpoint after a promotion. Standbys write none and take what the control file has.
 -- Any role may call the functions used here (PostgreSQL 15 to 17), so the owner may, on behalf of a node.
@@ -20,7 +21,8 @@ BEGIN
         v_timeline := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
     END IF;
     RETURN (
-        SELECT md5(concat_ws(' ', s.epoch, c.system_identifier, v_timeline, d.oid))::uuid
+        SELECT md5(concat_ws(' ', s.epoch, c.system_identifier, v_timeline, d.oid,
+                             pg_relation_filenode('platform_state')))::uuid
         FROM platform_state s, pg_control_system() c, pg_database d
         WHERE d.datname = current_database()
     );

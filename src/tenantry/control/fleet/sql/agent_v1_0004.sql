@@ -132,6 +132,7 @@ BEGIN
              AS d(site text, kind text, path text, detail text, since_seconds float8, found_seconds float8,
                   repaired_seconds float8, took_seconds float8)
         WHERE d.kind IS NOT NULL AND d.path IS NOT NULL
+        LIMIT 10000
     LOOP
         SELECT id INTO v_id FROM node_drift
         WHERE node_id = p_node AND path = v_drift.path AND kind = v_drift.kind
