@@ -185,6 +185,8 @@ def test_what_the_token_paid_for_is_kept_when_a_later_step_fails(new: Home, caps
 
         # A crash between the two files: the answer is used, not another token.
         new.config.unlink()
+        for made_later in ("data", "releases"):
+            (new.root / made_later).rmdir()
         assert join(new, platform) == 1
         assert len(platform.requests) == 1
         assert load_config(new) == config
@@ -247,11 +249,17 @@ def test_what_a_node_serves_is_read_from_its_disk(home: Home) -> None:
     assert read_known(home) is None
     (home.root / "state" / "sites").mkdir(parents=True)
     (home.root / "state" / "head.json").write_text('{"version": 1, "epoch": "e", "revision": 7}')
-    for slug in ("blog", "shop"):
+    for slug in ("blog", "shop", "stale"):
         (home.root / "state" / "sites" / f"{slug}.json").write_text("{}")
-    (home.run / "sites" / "blog").mkdir(parents=True)
-    (home.run / "sites" / "blog" / "app.sock").touch()
-    assert count_sites(home) == (2, ["shop"])
+    for slug in ("blog", "stale"):
+        (home.run / "sites" / slug).mkdir(parents=True)
+        (home.run / "sites" / slug / "app.sock").symlink_to("1.sock")
+    (home.run / "sites" / "stale" / "1.sock").touch()
+    with socket.socket(socket.AF_UNIX) as serving:
+        serving.bind(str(home.run / "sites" / "blog" / "1.sock"))
+        assert count_sites(home) == (3, ["blog", "shop", "stale"])
+        serving.listen()
+        assert count_sites(home) == (3, ["shop", "stale"])
     assert read_known(home) == ("e", 7)
 
 

@@ -22,6 +22,26 @@ class Connection:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The platform that a node's home belongs to. `ca`: the file with the authority of its certificate."""
+
+    node: str
+    url: str
+    ca: Path
+
+
+def find_joined(home: Path) -> Joined | None:
+    """Return the platform that `home` is a node of; None for a platform's own home, and where nothing can be read."""
+    try:
+        config = json.loads((home / "config.json").read_text(encoding="utf-8"))
+        if config["role"] != "node":
+            return None
+        return Joined(str(config["node"]), str(config["platform_url"]), home / "etc" / "ca.pem")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def find_home(chosen: Path | None, environment: Mapping[str, str]) -> Path:
     """The platform's directory: `--home`, else TENANTRY_HOME, else the default of this user."""
     if chosen is not None:
@@ -54,6 +74,13 @@ def _read_client_file(path: Path) -> Connection:
         document = json.loads(path.read_text(encoding="utf-8"))
         url, token = document["url"], document["token"]
     except (FileNotFoundError, NotADirectoryError):
+        joined = find_joined(path.parent)
+        if joined is not None:
+            raise NotConnected(
+                f"{path.parent} is the node {joined.node} of {joined.url}; it holds no token for the API.",
+                "Run this on the platform's machine, or set TENANTRY_URL and TENANTRY_TOKEN to one made there "
+                f"(tenantry token create NAME), and SSL_CERT_FILE to {joined.ca}.",
+            ) from None
         raise NotConnected(
             f"There is no platform at {path.parent} (no client.json).",
             "Run bin/up, or name the platform with --home, or with TENANTRY_URL and TENANTRY_TOKEN.",

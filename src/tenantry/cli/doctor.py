@@ -1,20 +1,25 @@
 """`tenantry doctor`: what is wrong, and what to do. Every check answers; none stops the others."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import typer
 
 from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun
+from tenantry.cli.connection import Joined, find_joined
 from tenantry.cli.documents import Node
 from tenantry.cli.errors import CliError
 from tenantry.cli.output import ago, paint, printable
@@ -58,12 +63,18 @@ def examine(session: Session) -> Iterator[Finding]:
     """Run every check, in the order in which one would repair."""
     yield check_home(session.home)
     yield check_disk(session.home)
+    joined = find_joined(session.home)
     yield check_nginx()
-    yield check_postgresql()
+    if joined is None:
+        yield check_postgresql()
     yield check_uwsgi()
-    yield check_redis()
+    if joined is None:
+        yield check_redis()
     if (session.home / "config.json").exists():
         yield check_processes(session.home)
+    if joined is not None:
+        yield check_platform(joined)
+        return
     reachable = _asking("api", lambda: _check_api(session))
     yield reachable
     if reachable.state == "failed":
@@ -153,6 +164,24 @@ def check_processes(home: Path) -> Finding:
     if stopped:
         return Finding("processes", "failed", ", ".join(stopped), f"Run bin/up; the reasons are in {home / 'logs'}.")
     return Finding("processes", "ok", f"{', '.join(processes)} run")
+
+
+def check_platform(joined: Joined) -> Finding:
+    """The platform that this node belongs to answers. Without it sites are served; nothing can be changed."""
+    name = f"node {joined.node}"
+    status: int | str
+    try:
+        trust = ssl.create_default_context(cafile=joined.ca)
+        asked = http.client.HTTPSConnection(urlsplit(joined.url).netloc, timeout=PROGRAM_SECONDS, context=trust)
+        with contextlib.closing(asked):
+            asked.request("GET", "/readyz")
+            status = asked.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        status = str(error) or type(error).__name__
+    if status != http.client.OK:
+        advice = "Does the platform run, and may this machine reach it? Sites are served meanwhile."
+        return Finding(name, "failed", f"{joined.url} is not ready: {status}", advice)
+    return Finding(name, "ok", f"{joined.url} answers; how far the node is: tenantry status, there")
 
 
 def check_node(node: Node) -> Finding:

@@ -26,7 +26,7 @@ from tenantry.embedded.config import (
     save_config,
 )
 from tenantry.embedded.down import clear_remains
-from tenantry.embedded.errors import HomeUnusable, JoinFailed
+from tenantry.embedded.errors import HomeUnusable, Interrupted, JoinFailed
 from tenantry.embedded.home import Home, check_home, create_home, make_node_layout
 from tenantry.embedded.invitation import Invitation, parse_invitation, pin_ca, verified_context
 from tenantry.embedded.lock import hold_lock
@@ -61,7 +61,7 @@ def join(options: Namespace, interruption: Interruption) -> int:
     if kept is not None and not _was_removed(home):
         print(
             f"{home.root} is the node {kept.node} of {kept.platform_url} already; the token was not used. "
-            f"Start it with: {home.command} up --home {home.root}"
+            + _go_on(home)
         )
         return 0
     config = choose_node_config(home, options)
@@ -72,7 +72,11 @@ def join(options: Namespace, interruption: Interruption) -> int:
         config = _become_member(home, config, invitation, view, interruption)
         start = NodeStart(home, config, view, interruption, None)
         start.joining = True
-        run_or_stop(start, home, config, view, interruption)
+        try:
+            run_or_stop(start, home, config, view, interruption)
+        except Interrupted:
+            view.note(f"This machine is the node {config.node} all the same. {_go_on(home)}")
+            raise
     print_node_summary(home, config, running=False, detach=options.detach)
     if options.control and not config.with_control:
         print("Without control: the token does not allow it. Make one with: tenantry node token --with-control")
@@ -184,6 +188,10 @@ def _problem(answer: httpx.Response) -> str:
     except (ValueError, AttributeError, KeyError):
         return f"{answer.status_code} {answer.reason_phrase}. Is there a Tenantry platform?"
     return text
+
+
+def _go_on(home: Home) -> str:
+    return f"Start it with: {home.command} up --home {home.root}"
 
 
 def _remove_empty(home: Home) -> None:

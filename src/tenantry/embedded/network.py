@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tenantry.embedded.errors import HomeUnusable, PortTaken
 
+_ACCEPTS = 0x10000  # the kernel's flag in /proc/net/unix of a socket that takes connections
 _LISTEN = "0A"  # the kernel's number for TCP_LISTEN in /proc/net/tcp
 
 
@@ -76,6 +77,17 @@ def _free_port(address: str) -> int:
             return 8090
         port = probe.getsockname()[1]
     return int(port)
+
+
+def listening_sockets() -> set[str]:
+    """Return the paths of the unix sockets that processes listen on, without waking any of them."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+            fields = line.split(maxsplit=7)
+            if len(fields) == 8 and int(fields[3], 16) & _ACCEPTS:
+                found.add(fields[7])
+    return found
 
 
 def answers(path: Path) -> bool:

@@ -34,14 +34,16 @@ from tenantry.embedded.credentials import LOCAL_HOSTS, NGINX_GROUP
 from tenantry.embedded.errors import HomeUnusable, JoinFailed
 from tenantry.embedded.files import read_json, write_file, write_json
 from tenantry.embedded.home import Home, make_node_layout
+from tenantry.embedded.network import listening_sockets
 from tenantry.embedded.progress import Step
 from tenantry.embedded.starting import Start
 from tenantry.embedded.supervision import Program, State
 from tenantry.spec.users import control_uid
 
 LOGIN_LIMIT = timedelta(seconds=30)
-# As long as sites keep appearing they are waited for; releases may have to be fetched and unpacked first.
-_SITES_QUIET = timedelta(seconds=60)
+# As long as sites keep appearing they are waited for. Before the first, releases may have to be fetched and unpacked.
+_FIRST_SITE_LIMIT = timedelta(seconds=60)
+_NEXT_SITE_LIMIT = timedelta(seconds=15)
 _SITES_LIMIT = timedelta(minutes=30)
 _CONNECT_SECONDS = 3
 _SHOWN_SLUGS = 5
@@ -252,7 +254,8 @@ class NodeStart(Start):
             if known is not None and (away or self._is_current(known)) and not missing:
                 self._view.show("sites", Step.READY, f"{wanted} serving")
                 return
-            if time.monotonic() - moved > _SITES_QUIET.total_seconds() or (away and known is None):
+            patience = _NEXT_SITE_LIMIT if len(missing) < wanted else _FIRST_SITE_LIMIT
+            if time.monotonic() - moved > patience.total_seconds() or (away and known is None):
                 break
             self._view.show("sites", Step.WORKING, f"{wanted - len(missing)} of {wanted} serving")
         shown = ", ".join(missing[:_SHOWN_SLUGS]) + (", …" if len(missing) > _SHOWN_SLUGS else "")
@@ -293,12 +296,22 @@ def read_known(home: Home) -> tuple[str, int] | None:
 
 
 def count_sites(home: Home) -> tuple[int, list[str]]:
-    """Return how many sites this node is to serve, and the slugs of those that have no serving process."""
+    """Return how many sites this node is to serve, and the slugs of those that nobody listens for."""
     try:
         wanted = sorted(path.stem for path in (home.root / "state" / "sites").glob("*.json"))
     except OSError:
         wanted = []
-    return len(wanted), [slug for slug in wanted if not (home.run / "sites" / slug / "app.sock").exists()]
+    listening = listening_sockets()
+    return len(wanted), [slug for slug in wanted if _serving_socket(home, slug) not in listening]
+
+
+def _serving_socket(home: Home, slug: str) -> str | None:
+    """Return the path of the socket that a site's visitors are led to."""
+    directory = home.run / "sites" / slug
+    try:
+        return str(directory / (directory / "app.sock").readlink())
+    except OSError:
+        return None
 
 
 def joined_config(config: Config, membership: Membership, uid_base: int | None) -> Config:
