@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from tenantry.embedded.certificates import Certificates
 from tenantry.embedded.config import Config
+from tenantry.embedded.errors import HomeUnusable
 from tenantry.embedded.files import read_json, write_file, write_json
 from tenantry.embedded.home import Home
 from tenantry.spec.users import control_uid
@@ -107,8 +108,20 @@ def control_document(
         },
         "library_wheel": config.library_wheel or "",
         "postgres_bin": postgres_bin,
-        "artifacts": {"kind": "directory", "directory": str(home.artifacts)},
+        "artifacts": artifacts_document(home),
     }
+
+
+def artifacts_document(home: Home) -> dict[str, Any]:
+    """Return where releases are kept for nodes: what a person wrote to `secrets/artifacts.json`, else the home's own
+    directory. `HomeUnusable` when that file holds no JSON object."""
+    path = home.secrets / "artifacts.json"
+    if not path.exists():
+        return {"kind": "directory", "directory": str(home.artifacts)}
+    document = read_json(path)
+    if document is None:
+        raise HomeUnusable(f"{path}: must hold one JSON object (docs/how-to/artifact-store.md has examples).")
+    return document
 
 
 def cluster_document(config: Config, certificates: Certificates | None) -> dict[str, Any] | None:
@@ -136,7 +149,7 @@ def agent_document(home: Home, config: Config, credentials: Credentials) -> dict
         "node_token": credentials.node_token,
         "control_url": config.control_url,
         "control_ca": None,
-        "artifact_directory": str(home.artifacts),
+        "artifact_directory": artifacts_document(home).get("directory"),
         "bind": config.bind,
         "http_port": config.http_port,
         "uid_base": config.uid_base,

@@ -282,7 +282,8 @@ def login_refusal(home: Home, membership: Membership) -> str | None:
         with psycopg.connect(membership.conninfo(home), **_CONNECT) as connection:
             connection.execute("SELECT agent_v1.head()")
     except psycopg.Error as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[-1]
+        # "connection failed: connection to server at …, port 5432 failed: Connection refused", then advice.
+        return (str(error).strip() or type(error).__name__).splitlines()[0].split("failed: ")[-1].strip()
     return None
 
 
