@@ -150,6 +150,7 @@ def control_document(home: Home, config: Config, membership: Membership) -> dict
         "http_port": config.http_port,
         "uid_base": config.uid_base,
         "tenant_database": place,
+        "artifacts": control.get("artifacts") or {},
         "cluster": {
             "address": place["host"],
             "postgres_port": place["port"],
