@@ -12,6 +12,7 @@ from supervisor.options import ServerOptions
 from tenantry.embedded.components import Platform, make_programs
 from tenantry.embedded.config import Config
 from tenantry.embedded.credentials import agent_document, control_document, keep_credentials, write_reader_files
+from tenantry.embedded.errors import HomeUnusable
 from tenantry.embedded.files import read_json, tail, write_file
 from tenantry.embedded.home import Home
 from tenantry.embedded.postgres import render_settings
@@ -91,6 +92,21 @@ def test_each_reader_logs_in_as_itself(home: Home) -> None:
     assert "user=tenantry_node_1" in agent["dsn"]
     for other in ("tenantry_super", "tenantry_jobs", "tenantry_control"):
         assert credentials.passwords[other] not in str(agent)
+
+
+def test_a_person_says_where_releases_are_kept(home: Home) -> None:
+    credentials = keep_credentials(home)
+    control = control_document(home, CONFIG, credentials, "/x", "tenantry_control")
+    assert control["artifacts"] == {"kind": "directory", "directory": str(home.artifacts)}
+    assert agent_document(home, CONFIG, credentials)["artifact_directory"] == str(home.artifacts)
+    chosen = home.secrets / "artifacts.json"
+    chosen.write_text('{"kind": "s3", "bucket": "releases"}')
+    control = control_document(home, CONFIG, credentials, "/x", "tenantry_control")
+    assert control["artifacts"] == {"kind": "s3", "bucket": "releases"}
+    assert agent_document(home, CONFIG, credentials)["artifact_directory"] is None
+    chosen.write_text("[not, json")
+    with pytest.raises(HomeUnusable, match=r"artifacts.json: must hold one JSON object"):
+        control_document(home, CONFIG, credentials, "/x", "tenantry_control")
 
 
 def test_a_file_is_replaced_only_when_it_changed(home: Home) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import ssl
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -81,7 +82,12 @@ def _control() -> dict[str, Any]:
     """The secrets of control, in the shape of control.json."""
     config = _config()
     database = {"name": config.database.name, "user": config.database.user, "password": config.database.password}
-    return {"platform_key": config.platform_key, "secret_key": config.secret_key, "database": database}
+    return {
+        "platform_key": config.platform_key,
+        "secret_key": config.secret_key,
+        "database": database,
+        "artifacts": asdict(config.artifacts),
+    }
 
 
 def _dsn(cluster: Cluster, role: str, password: str) -> str:
