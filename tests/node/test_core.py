@@ -148,6 +148,9 @@ class FakeHost:
                 raise NodeError(f"unknown: {action}")
         self.sites[slug] = now
 
+    def resembles(self, spec: SiteSpec) -> bool:
+        return True
+
     def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
         if slug in self.crashes:
             raise KeyError(slug)

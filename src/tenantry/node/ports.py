@@ -21,11 +21,13 @@ class DesiredSource(Protocol):
 
 
 class SiteHost(Protocol):
-    """The machine, as far as one site is concerned."""
+    """The machine, as far as one site is concerned. `resembles`: what is here was made of this spec."""
 
     def scan(self) -> frozenset[Slug]: ...
 
     def observe(self, slug: Slug, spec: SiteSpec | None) -> ObservedSite: ...
+
+    def resembles(self, spec: SiteSpec) -> bool: ...
 
     async def apply(self, action: Action, spec: SiteSpec | None) -> None: ...
 

@@ -154,9 +154,9 @@ class Reader:
         """Return what is on the node under the site's name, however broken that is."""
         try:
             observed = self._host.observe(spec.slug, spec)
+            same = spec.generation in observed.documents and self._host.resembles(spec)
         except Exception:
             logger.exception("%s: what is here cannot be looked at; it is taken for nothing", spec.slug)
             return Leftover()
         found = {*observed.documents, *observed.vassals, *observed.sockets, observed.serving or 0}
-        same = spec.generation in observed.documents and f"document:{spec.generation}" not in observed.damaged
         return Leftover(max(found), same)
