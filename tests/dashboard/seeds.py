@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from tenantry.control.access.actors import Actor
 from tenantry.control.access.services import ensure_administrator
 from tenantry.control.changelog.queries import head
+from tenantry.control.fleet import services as fleet
 from tenantry.control.releases import services as releases
 from tenantry.control.sites import services as sites
 from tenantry.control.sites.models import Hostname, Site
@@ -82,7 +83,13 @@ def many_sites(count: int, project_name: str, prefix: str = "shop") -> None:
     Hostname.objects.bulk_create([Hostname(name=f"{one.slug}.localhost", site=one) for one in made])
 
 
-def report(database: ControlDatabase, *lines: dict[str, Any], conditions: list[dict[str, Any]] | None = None) -> None:
+def report(
+    database: ControlDatabase,
+    *lines: dict[str, Any],
+    conditions: list[dict[str, Any]] | None = None,
+    role: str = NODE_ROLE,
+    **more: Any,
+) -> None:
     """Report as the node does: over its own connection, with its own role."""
     epoch, revision = head()
     document = {
@@ -92,8 +99,25 @@ def report(database: ControlDatabase, *lines: dict[str, Any], conditions: list[d
         "conditions": conditions or [],
         "sites": list(lines),
     }
-    with database.server.connect(database.name, NODE_ROLE) as connection:
-        connection.execute("SELECT agent_v1.report(%s)", [Jsonb(document)])
+    with database.server.connect(database.name, role) as connection:
+        connection.execute("SELECT agent_v1.report(%s)", [Jsonb(document | more)])
+
+
+def another_node(database: ControlDatabase, name: str) -> str:
+    """Add a node; returns its role, which stays until the server of the tests ends."""
+    role = "tenantry_" + name.replace("-", "_").replace(".", "_")
+    with database.server.connect() as superuser:
+        if superuser.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
+            superuser.execute(f"CREATE ROLE {role} LOGIN")
+    fleet.adopt_node(name, role)
+    return role
+
+
+def drift(path: str, *, repaired: bool, **more: Any) -> dict[str, Any]:
+    """A difference as a node reports it."""
+    times = {"repaired_seconds": 4.8, "took_seconds": 0.21} if repaired else {}
+    base = {"site": None, "kind": "mode", "path": path, "detail": "mode 0777, not 0755", "since_seconds": 27.0}
+    return {**base, "found_seconds": 5.0, **times, **more}
 
 
 def serving(database: ControlDatabase, *slugs: str) -> None:

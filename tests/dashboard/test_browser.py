@@ -331,3 +331,63 @@ def test_open_streams_leave_the_pool_free(page: Any, control: Control) -> None:
     finally:
         for stream in streams:
             stream.close()
+
+
+def test_a_nodes_page_follows_drift_draining_and_a_confirmation(page: Any, control: Control) -> None:
+    from tenantry.control.fleet.models import Node
+    from tenantry.testing.control import NODE_NAME
+
+    seeds().report(control.database)
+    page.goto(f"/nodes/{NODE_NAME}")
+    live(page)
+    stay(page)
+    expect(page.locator("#node-drift")).to_contain_text("Nothing has drifted")
+    seeds().report(control.database, drift=[seeds().drift("run/hosts/broken.localhost", repaired=False)])
+    expect(page.locator("#node-drift")).to_contain_text("run/hosts/broken.localhost", timeout=A_MOMENT_MS)
+    expect(page.locator("#node-drift")).to_contain_text("not repaired")
+    seeds().report(control.database, drift=[seeds().drift("run/hosts/broken.localhost", repaired=True)])
+    expect(page.locator("#node-drift")).to_contain_text("repaired in 0.21 s", timeout=A_MOMENT_MS)
+    held = {"type": "MassRemovalRefused", "status": True, "message": "9 of 10 would go. Confirm with 1f2e3d4c"}
+    seeds().report(control.database, conditions=[held])
+    expect(page.locator("#confirm-removal")).to_be_visible(timeout=A_MOMENT_MS)
+    assert stayed(page)
+    # The button came through the stream: its form has a token of this session.
+    page.locator("#confirm-removal").click()
+    expect(page.get_by_text("Confirmed. The node removes these sites now.")).to_be_visible()
+    assert Node.objects.get(name=NODE_NAME).confirmed == "1f2e3d4c"
+
+    seeds().report(control.database)
+    page.get_by_role("button", name="Drain").click()
+    expect(page.get_by_role("button", name="Take visitors again")).to_be_visible()
+    live(page)
+    drained = {"type": "Drained", "status": True, "message": ""}
+    seeds().report(control.database, conditions=[drained])
+    expect(page.locator("#node-head .state")).to_have_text("drained", timeout=A_MOMENT_MS)
+    page.get_by_role("button", name="Take visitors again").click()
+    expect(page.locator("#node-head .state")).to_have_text("ready", timeout=A_MOMENT_MS)
+    page.get_by_role("button", name="Check now").click()
+    expect(page.locator("#node-drift")).to_contain_text("a check is asked for")
+    live(page)
+    number = Node.objects.get(name=NODE_NAME).check_requested
+    checked = {"id": number, "sites": 1, "paths": 12, "seconds": 0.02, "cpu_seconds": 0.01, "drift": 0}
+    seeds().report(control.database, checked=checked)
+    expect(page.locator("#node-drift")).to_contain_text("12 paths compared", timeout=A_MOMENT_MS)
+    expect(page.locator("#node-drift")).not_to_contain_text("a check is asked for")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_of_nodes_fit_their_window(page: Any, control: Control, width: int) -> None:
+    from tenantry.testing.control import NODE_NAME
+
+    message = "a-very-long-name-without-any-space-" * 10
+    seeds().report(
+        control.database,
+        conditions=[{"type": "MassRemovalRefused", "status": True, "message": message}],
+        drift=[seeds().drift("run/" + "x" * 300, repaired=False, detail=message)],
+        digest="sha256x:" + "f" * 64,
+    )
+    page.set_viewport_size({"width": width, "height": 800})
+    for address in ("/nodes", f"/nodes/{NODE_NAME}", "/"):
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), address
+    seeds().report(control.database, drift=[seeds().drift("run/" + "x" * 300, repaired=True)])

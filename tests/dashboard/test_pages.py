@@ -124,7 +124,7 @@ def test_the_list_takes_the_same_number_of_statements_for_ten_sites_and_two_hund
             assert client.get(address).status_code == 200
         return len(captured)
 
-    counted = {address: statements(address) for address in ("/", "/?q=shop", "/changes", "/projects")}
+    counted = {address: statements(address) for address in ("/", "/?q=shop", "/changes", "/projects", "/nodes")}
     assert counted["/"] <= 15
     seeds.many_sites(200, name)
     seeds.report(

@@ -106,7 +106,12 @@ def node_context(name: str) -> dict[str, Any]:
     """Return what the parts of a node's page show; raises Http404."""
     for found in _nodes():
         if found["name"] == name:
-            return {"node": found, "held": _held(found), "drifts": queries.drift_of(name, DRIFTS_SHOWN)}
+            return {
+                "node": found,
+                "told": _told(found),
+                "held": _held(found),
+                "drifts": queries.drift_of(name, DRIFTS_SHOWN),
+            }
     raise Http404(f"There is no node «{name}».")
 
 
@@ -126,6 +131,13 @@ def _shown(row: queries.NodeView) -> dict[str, Any]:
 
 def _judged(verdict: Any) -> dict[str, Any]:
     return {"agrees": verdict.agrees, "problems": verdict.problems, "notes": verdict.notes}
+
+
+def _told(found: dict[str, Any]) -> dict[str, list[str]]:
+    """What stands above all else on a node's page: its conditions have a list of their own there."""
+    conditions = [f"reports {one.get('type')}:" for one in found["conditions"]]
+    problems = [text for text in found["problems"] if not text.startswith(tuple(conditions))]
+    return {"problems": problems, "notes": list(found["notes"])}
 
 
 def _held(found: dict[str, Any]) -> Held | None:

@@ -63,13 +63,16 @@ class SiteRow:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRow:
-    """One line of the change log. `site` is set only while the site exists, so that every link leads somewhere."""
+    """One line of the change log. `site`, `project` and `node` are set only while there is such a one, so that every
+    link leads somewhere."""
 
     revision: int
     type: str
     site: str | None
     gone_site: str | None
     project: str | None
+    node: str | None
+    gone_node: str | None
     actor: str
     created_at: datetime
 
@@ -115,6 +118,7 @@ def last_changes(limit: int, *, before: int | None = None, site: str = "", proje
         changes = changes.filter(project=project)
     exists = Exists(Site.objects.filter(slug=OuterRef("site_slug")))
     project_exists = Exists(Project.objects.filter(name=OuterRef("project")))
+    nodes = set(_node_names())
     return [
         ChangeRow(
             revision=change.revision,
@@ -122,11 +126,13 @@ def last_changes(limit: int, *, before: int | None = None, site: str = "", proje
             site=change.site_slug if site_exists else None,
             gone_site=None if site_exists else change.site_slug,
             project=change.project if has_project else None,
+            node=node if node in nodes else None,
+            gone_node=None if node in nodes else node,
             actor=change.actor,
             created_at=change.created_at,
         )
-        for change, site_exists, has_project in (
-            (change, change.site_exists, change.project_exists)
+        for change, site_exists, has_project, node in (
+            (change, change.site_exists, change.project_exists, change.metadata.get("node"))
             for change in changes.annotate(site_exists=exists, project_exists=project_exists)[:limit]
         )
     ]
