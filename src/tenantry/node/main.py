@@ -21,7 +21,7 @@ from tenantry.node.errors import NodeError
 from tenantry.node.gate import ConnectGate
 from tenantry.node.listener import Listener
 from tenantry.node.memory import LastKnown
-from tenantry.node.prepare import prepare
+from tenantry.node.prepare import prepare, remove_leftovers
 from tenantry.node.reconciler import Reconciler
 from tenantry.node.status import NodeStatus
 from tenantry.node.store import PROGRAM, Line, Store
@@ -62,6 +62,7 @@ async def run_agent(config: Config) -> None:
     """Run the agent until SIGTERM or SIGINT. Sites go on serving without it."""
     agent = f"{PROGRAM}/{config.node}/"
     instance = f"{agent}{secrets.token_hex(4)}"
+    remove_leftovers(config.layout)
     gate = ConnectGate()
     listening, asking = Line(config.dsn, gate, name=instance), Line(config.dsn, gate, name=instance)
     store = Store(asking)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from tenantry.node import vassal
 from tenantry.node.config import Config
-from tenantry.node.effects.files import make_directory, remove_stale, write_file
+from tenantry.node.effects.files import is_directory, make_directory, remove_stale, write_file
 from tenantry.node.errors import ConfigError
 from tenantry.node.layout import Layout
+from tenantry.node.probes import entries
 from tenantry.node.render.nginx import NginxSettings, render_nginx
 from tenantry.node.render.uwsgi import render_emperor
 
@@ -48,13 +49,19 @@ def prepare(config: Config) -> None:
     (layout.home / "releases").mkdir(mode=0o755, exist_ok=True)
     for directory, mode in own_directories(layout).items():
         make_directory(directory, mode)
-        if directory not in (layout.run, layout.site_logs):
-            remove_stale(directory)
+    remove_leftovers(layout)
     circumstances = Circumstances(_open_files(), sys.executable)
     noted = json.dumps({"open_files": circumstances.open_files, "python": circumstances.python}).encode()
     write_file(_note(layout), noted, mode=0o600, durable=True)
     for file in fixed_files(config, circumstances):
         write_file(file.path, file.content, mode=file.mode, durable=True)
+
+
+def remove_leftovers(layout: Layout) -> None:
+    """Remove what writes left that were cut off by kill -9. For the start: nobody else may be writing."""
+    for directory in [*own_directories(layout), *(layout.sites / name for name in entries(layout.sites))]:
+        if is_directory(directory):
+            remove_stale(directory)
 
 
 def own_directories(layout: Layout) -> dict[Path, int]:
