@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,14 +12,20 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # `bench` is no part of the distribution
 
-if "node_lab" not in sys.modules:
-    _SPEC = importlib.util.spec_from_file_location("node_lab", ROOT / "tests" / "node" / "lab.py")
-    assert _SPEC is not None
-    assert _SPEC.loader is not None
-    lab = importlib.util.module_from_spec(_SPEC)
-    sys.modules["node_lab"] = lab
-    _SPEC.loader.exec_module(lab)
-lab = sys.modules["node_lab"]
+
+def _load(name: str, path: Path) -> ModuleType:
+    """Load a module beside the tests, which importlib mode does not put on the path."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+lab = _load("node_lab", ROOT / "tests" / "node" / "lab.py")
+_load("stress_world", ROOT / "tests" / "stress" / "world.py")
 
 
 @pytest.fixture(scope="session")
