@@ -21,7 +21,7 @@ from typing import BinaryIO
 CONTENT = ("release.json", "src", "static", "venv")
 # Nodes read these of the archive's global header. The directory: the virtualenv's texts may name it.
 HEADER_DIRECTORY, HEADER_BYTES, HEADER_ENTRIES = "TENANTRY.directory", "TENANTRY.bytes", "TENANTRY.entries"
-LEVEL = 1  # of gzip: four times as fast as the usual 6, and a tenth larger
+LEVEL = 1  # of gzip: two and a half times as fast as the usual 6, and a sixth larger
 NICENESS = 10
 POLL_SECONDS = 0.1
 BUFFER_BYTES = 1 << 18
