@@ -1,108 +1,25 @@
 """PostgreSQL is away, hangs, or cannot be reached: visitors notice nothing, and afterwards nodes catch up."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-from cluster_lab import Cluster, busy_cluster, control, visited, wait_until
+from cluster_lab import OUTAGES, Cluster, busy_cluster, control, ride_out, wait_until
 
 CAUGHT_UP_SECONDS = 10.0
 NOTICED_SECONDS = 5.0
 LENGTHS = [pytest.param(8.0, id="8s"), pytest.param(60.0, id="60s", marks=pytest.mark.long)]
 
 
-@contextmanager
-def stopped(cluster: Cluster) -> Iterator[None]:
-    cluster.postgres.halt()
-    yield
-    cluster.postgres.resume()
-
-
-@contextmanager
-def frozen(cluster: Cluster) -> Iterator[None]:
-    cluster.postgres.freeze()
-    try:
-        yield
-    finally:
-        cluster.postgres.thaw()
-
-
-@contextmanager
-def cables_pulled(cluster: Cluster) -> Iterator[None]:
-    for machine in cluster.machines:
-        cluster.network.link(machine.host, up=False)
-    yield
-    for machine in cluster.machines:
-        cluster.network.link(machine.host, up=True)
-
-
-@contextmanager
-def swallowed(cluster: Cluster, *ways: str) -> Iterator[None]:
-    """Frames vanish without a word; the nodes' links stay up."""
-    for machine in cluster.machines:
-        for way in ways:
-            cluster.network.weather(machine.host, way, cut=True)
-    yield
-    for machine in cluster.machines:
-        for way in ways:
-            cluster.network.weather(machine.host, way)
-
-
-OUTAGES = {
-    "stopped": stopped,
-    "hung": frozen,
-    "unplugged": cables_pulled,
-    "partitioned": lambda cluster: swallowed(cluster, "sent", "received"),
-    "nothing-arrives-at-the-nodes": lambda cluster: swallowed(cluster, "received"),
-    "nothing-arrives-at-the-database": lambda cluster: swallowed(cluster, "sent"),
-}
-
-
-def restart_what_can_be(cluster: Cluster, seconds: float) -> None:
-    """Spend the outage: agents killed and started, nginx reloaded and replaced."""
-    begun = time.monotonic()
-    time.sleep(seconds / 8)
-    for machine in cluster.machines:
-        machine.restart_agent()
-    for machine in cluster.machines:
-        machine.reload_nginx()
-        machine.replace_nginx()
-    time.sleep(max(begun + seconds - time.monotonic(), 0.0))
-
-
 @pytest.mark.parametrize("seconds", LENGTHS)
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_visitors_notice_no_outage(make_cluster: Callable[[int], Cluster], outage: str, seconds: float) -> None:
     cluster = busy_cluster(make_cluster(2))
-    if outage in ("stopped", "hung"):
-        pending = None
-    else:
-        pending = "while.example.test"
-    with visited(cluster) as counts:
-        with OUTAGES[outage](cluster):
-            if pending:
-                control.add_hostname("one", pending)  # control and its database are fine: only the nodes are cut off
-            restart_what_can_be(cluster, seconds)
-            if pending:
-                assert not any(machine.serves("one.localhost", "two") for machine in cluster.machines)
-                assert all(machine.get(pending)[0] == 404 for machine in cluster.machines)
-        returned = time.monotonic()
-        control.forget_connections()
-        if not pending:
-            control.add_hostname("one", "after.example.test")
-        cluster.converge()
-        caught_up = time.monotonic() - returned
-    assert all(machine.serves(pending or "after.example.test", "one") for machine in cluster.machines)
-    requests, repeated = sum(c.requests for c in counts), sum(c.repeated for c in counts)
-    print(
-        f"{outage} for {seconds:.0f} s: {requests} requests, {sum(len(c.failures) for c in counts)} failed, {repeated} "
-        f"repeated on a closed kept connection, slowest {max(c.slowest for c in counts) * 1000:.0f} ms; caught up "
-        f"{caught_up:.1f} s after it was over"
-    )
-    assert [failure for count in counts for failure in count.failures] == []
-    assert requests > 2 * seconds * 20
-    assert caught_up <= CAUGHT_UP_SECONDS
+    outcome = ride_out(cluster, outage, seconds)
+    print(outcome)
+    assert outcome.failures == []
+    assert outcome.requests > 2 * seconds * 20
+    assert outcome.caught_up_seconds <= CAUGHT_UP_SECONDS
 
 
 def test_a_half_open_connection_is_noticed(make_cluster: Callable[[int], Cluster]) -> None:
@@ -112,7 +29,7 @@ def test_a_half_open_connection_is_noticed(make_cluster: Callable[[int], Cluster
     # Just after a sign of life: the longest wait until the next one is due.
     contact = cluster.sql("SELECT last_contact FROM node WHERE name = %s", machine.name)
     wait_until(lambda: cluster.sql("SELECT last_contact FROM node WHERE name = %s", machine.name) != contact)
-    with swallowed(cluster, "sent", "received"):
+    with OUTAGES["partitioned"](cluster):
         begun = time.monotonic()
         wait_until(lambda: "WARNING tenantry.node" in machine.output("agent")[said:], 30)
         noticed = time.monotonic() - begun
