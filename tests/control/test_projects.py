@@ -116,7 +116,8 @@ def test_a_removed_project_leaves_its_numbers_used(api: Api, project: str, admin
     assert api("GET", "/releases/demo-1").status_code == 404
     job = ProcrastinateJob.objects.latest("id")
     assert job.task_name == "remove_project"
-    assert job.args == {"project_number": number, "project_name": "demo", "releases": ["demo-1"]}
+    expected = {"project_number": number, "project_name": "demo", "releases": ["demo-1"], "artifacts": []}
+    assert job.args == expected
     services.add_project(admin, services.ProjectRequest(name="demo", source="/srv/demo"))
     assert queries.project("demo").number > number
     assert [release.name for release in queries.releases("demo")] == ["demo-2"]

@@ -51,7 +51,11 @@ def create_roles(server: PostgresServer) -> None:
         connection.execute(f"CREATE ROLE {JOBS_ROLE} LOGIN CREATEROLE CREATEDB IN ROLE {CONTROL_ROLE}")
         connection.execute(f"CREATE ROLE {NODE_ROLE} LOGIN")
         connection.execute(f"CREATE ROLE {NODES_ROLE} NOLOGIN")
-        connection.execute(f"GRANT {NODES_ROLE} TO {JOBS_ROLE} WITH ADMIN OPTION")
+        if connection.info.server_version >= 160_000:
+            # Before, CREATEROLE was enough to put a role into any group, and to drop any.
+            connection.execute(
+                f"GRANT {NODES_ROLE}, {NODE_ROLE} TO {JOBS_ROLE} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE"
+            )
 
 
 def point_django_at(server: PostgresServer, name: str) -> None:
