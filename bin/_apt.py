@@ -17,7 +17,8 @@ from tenantry.embedded.signals import Interruption
 # "a|b": the first that the distribution has. "a|": a, or nothing where the distribution lacks it.
 _PLATFORM = {"nginx": "nginx-light|nginx", "redis-server": "redis-server", "git": "git", "setpriv": "util-linux"}
 _NODE = {"nginx": "nginx-light|nginx", "setpriv": "util-linux"}
-_TESTS = {"ip": "iproute2"}
+_TESTS = {"ip": "iproute2", "pgbouncer": "pgbouncer"}
+_UNITS = {"nginx": "nginx-light", "postgresql": "postgresql", "redis-server": "redis-server", "pgbouncer": "pgbouncer"}
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Run as root. Packages must not start servers or make a cluster here, and must not leave them enabled for the next
@@ -102,11 +103,7 @@ def install_packages(packages: list[str], interruption: Interruption) -> None:
         _check_offered_postgres()
     prefix = _become_root(names)
     print(f"Installing packages: {' '.join(names)}", flush=True)
-    units = [
-        unit
-        for unit, package in (("nginx", "nginx-light"), ("postgresql", "postgresql"), ("redis-server", "redis-server"))
-        if package in names
-    ]
+    units = [unit for unit, package in _UNITS.items() if package in names]
     _run_install([*prefix, "sh", "-c", _INSTALL, "install", " ".join(units), *packages], interruption, bool(prefix))
 
 
