@@ -324,6 +324,25 @@ def test_silent_nodes_are_named_and_not_waited_for(
     assert [one.node for one in site_queries.convergence("blog").unreachable] == ["web-1"]
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_control_whose_clock_is_off_judges_by_the_databases(
+    agent: Agent, admin: Actor, make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Nodes may run control too, and a node's clock may be wrong."""
+    right = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: right() + timedelta(hours=hours))
+    make_site("blog")
+    agent.serve_all()
+    assert queries.node(NODE_NAME).state == "ready"
+    assert site_queries.convergence("blog").converged
+    with pytest.raises(Conflict, match="drain"):
+        services.remove(admin, NODE_NAME)
+    token, text = services.create_join_token(admin, ttl=timedelta(minutes=30))
+    assert timedelta(minutes=29) < token.expires_at - right() <= timedelta(minutes=30)
+    monkeypatch.setattr(timezone, "now", right)
+    assert services.join(text, name="web-1", version="1").name == "web-1"
+
+
 def test_a_mode_is_a_change_without_a_generation(agent: Agent, admin: Actor, make_site: MakeSite) -> None:
     before = make_site("blog")
     since = agent.call("head")["revision"]

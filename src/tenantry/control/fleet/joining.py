@@ -12,7 +12,6 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.utils import timezone
 from psycopg import sql
 
 from tenantry.control.access.actors import SETUP, Actor, require_admin
@@ -20,6 +19,7 @@ from tenantry.control.access.services import hash_token
 from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.services import ChangeType, act, append
 from tenantry.control.config import ControlConfig
+from tenantry.control.database import database_now
 from tenantry.control.deferral import defer
 from tenantry.control.errors import Conflict, InvalidInput, NotAuthenticated
 from tenantry.control.fleet import secrets
@@ -68,7 +68,7 @@ def create_join_token(actor: Actor, *, ttl: timedelta, with_control: bool = Fals
         token = JoinToken.objects.create(
             hash=hash_token(text),
             created_by=actor.name,
-            expires_at=timezone.now() + ttl,
+            expires_at=database_now() + ttl,
             with_control=with_control,
         )
         metadata = {"token": token.pk, "expires_at": token.expires_at.isoformat(), "with_control": with_control}
@@ -109,7 +109,7 @@ def join(text: str, *, name: str, version: str) -> Joined:
             version=version[:VERSION_MAX],
         )
         secrets.seal_all_for(node, _ready_sites())
-        token.used_at, token.node = timezone.now(), name
+        token.used_at, token.node = database_now(), name
         token.save(update_fields=["used_at", "node"])
         defer("make_node_role", lock=node_lock(number), role=role, verifier=_verifier(role, password))
         metadata = {"node": name, "role": role, "token": token.pk, "with_control": token.with_control}
@@ -178,7 +178,7 @@ def _check_token(token: JoinToken | None) -> None:
         raise InvalidInput.of("token", f"There is no such token to join: it was never made, or copied badly. {again}")
     if token.used_at is not None:
         raise InvalidInput.of("token", f"This token was used already, by the node «{token.node}». {again}")
-    if token.expires_at <= timezone.now():
+    if token.expires_at <= database_now():
         raise InvalidInput.of("token", f"This token expired at {token.expires_at:%Y-%m-%d %H:%M:%S} UTC. {again}")
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
-from django.utils import timezone
 
 from tenantry.control.changelog import queries as changelog
+from tenantry.control.database import database_now
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet.models import Node, NodeDrift, NodeSite
 
@@ -113,7 +113,7 @@ def drift_of(name: str, limit: int = 100, *, open_only: bool = False) -> list[Dr
 
 
 def is_live(node: Node, now: datetime) -> bool:
-    """Return whether the node has made contact lately."""
+    """Return whether the node has made contact lately. `now` is by the database's clock, as its contact is dated."""
     return node.last_contact is not None and now - node.last_contact <= SILENT_AFTER
 
 
@@ -135,7 +135,7 @@ def reports_of(slugs: Iterable[str]) -> dict[str, list[NodeSite]]:
 
 def _views(rows: QuerySet[Node]) -> list[NodeView]:
     epoch, revision = changelog.head()
-    now = timezone.now()
+    now = database_now()
     drifts = NodeDrift.objects.filter(node_id=OuterRef("pk"), repaired_at=None).order_by()
     counted = rows.annotate(
         site_count=Count("sites"),

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import connection
-from django.utils import timezone
 
 from tenantry.control.access.actors import Actor, require_admin
 from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.models import PlatformState
 from tenantry.control.changelog.services import ChangeType, act, append
+from tenantry.control.database import database_now
 from tenantry.control.deferral import defer
 from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.fleet import secrets
@@ -84,7 +84,7 @@ def remove(actor: Actor, name: str) -> None:
     with act():
         secrets.lock_nodes()
         node = _locked_node(name, for_removal=True)
-        if is_live(node, timezone.now()) and not has_drained(node):
+        if is_live(node, database_now()) and not has_drained(node):
             doing = "still draining: wait until it is drained" if node.draining else "serving: drain it first"
             raise Conflict(f"The node «{node.name}» is {doing} (tenantry node drain {node.name}).")
         defer("drop_node_role", lock=node_lock(node.number), role=node.role)

@@ -40,11 +40,10 @@ def _purge_tables() -> None:
 
 
 def _purge_fleet() -> None:
-    from django.utils import timezone
-
+    from tenantry.control.database import database_now
     from tenantry.control.fleet.models import JoinToken, Node, NodeDrift
 
-    now = timezone.now()
+    now = database_now()
     JoinToken.objects.filter(expires_at__lt=now - JOIN_TOKENS_KEPT).delete()
     NodeDrift.objects.filter(found_at__lt=now - DRIFT_KEPT).delete()
     for name in Node.objects.values_list("name", flat=True):

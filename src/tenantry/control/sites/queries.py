@@ -8,11 +8,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Prefetch, Q, QuerySet
-from django.utils import timezone
 
 from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.models import Change
 from tenantry.control.config import ControlConfig
+from tenantry.control.database import database_now
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet.models import Node, NodeSite
 from tenantry.control.fleet.queries import Unreachable, is_live, reports_of
@@ -136,7 +136,7 @@ def nodes_serving(slug: str) -> list[str]:
     deleted = _deletion(slug)
     if deleted is None:
         return []
-    now = timezone.now()
+    now = database_now()
     epoch, _ = changelog.head()
     holding = set(NodeSite.objects.filter(slug=slug).values_list("node_id", flat=True))
     return [
@@ -168,7 +168,7 @@ def _reported(revision: int, slug: str) -> list[SiteOnNode]:
 
 def _reachable() -> tuple[list[str], list[Unreachable]]:
     """The names of the nodes that make contact, and the others."""
-    now = timezone.now()
+    now = database_now()
     nodes = list(Node.objects.order_by("name"))
     live = [node.name for node in nodes if is_live(node, now)]
     return live, [Unreachable(node.name, node.last_contact) for node in nodes if not is_live(node, now)]
