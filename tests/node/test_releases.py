@@ -776,6 +776,18 @@ def test_a_release_without_its_interpreter_is_not_present(home: Path, built: Bui
     assert node.present(built.spec)
 
 
+def test_an_unpublished_release_is_present_while_it_can_be_started(home: Path, built: Built) -> None:
+    node = fetched(home, built)
+    unpublished = replace(built.spec, artifact=None, digest="sha256:of-another-record")
+    spoil_content(home / "releases/demo-1")
+    assert asyncio.run(node.verify(NAME)) is not None
+    assert node.present(unpublished), "nothing could be fetched in its place"
+    assert not node.present(built.spec)
+    shutil.rmtree(home / "releases/demo-1/src")
+    fresh = Releases(config_of(home))
+    assert not fresh.present(unpublished)
+
+
 def test_a_missing_release_is_said_so(home: Path, built: Built) -> None:
     assert asyncio.run(Releases(config_of(home)).verify(NAME)) == "releases/demo-1 is missing"
 

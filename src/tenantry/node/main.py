@@ -17,8 +17,10 @@ from tenantry.node.command import run_command
 from tenantry.node.config import Config, read_config
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.effects.logs import trim_for_ever
+from tenantry.node.effects.releases import Releases
 from tenantry.node.errors import NodeError
 from tenantry.node.gate import ConnectGate
+from tenantry.node.keeper import ReleaseKeeper
 from tenantry.node.listener import Listener
 from tenantry.node.memory import LastKnown
 from tenantry.node.prepare import prepare, remove_leftovers
@@ -67,9 +69,10 @@ async def run_agent(config: Config) -> None:
     listening, asking = Line(config.dsn, gate, name=instance), Line(config.dsn, gate, name=instance)
     store = Store(asking)
     memory = LastKnown(config.layout.state)
+    releases = Releases(config)
     reconciler = Reconciler(
         store,
-        LocalHost(config),
+        LocalHost(config, releases),
         memory,
         NodeStatus(importlib.metadata.version("tenantry")),
         starts_at_once=STARTS_PER_CPU * (os.cpu_count() or 1),
@@ -86,6 +89,7 @@ async def run_agent(config: Config) -> None:
             group.create_task(listener.run(), name="listener"),
             group.create_task(watch_for_twins(store, agent, instance, reconciler.same_node_twice), name="twins"),
             group.create_task(trim_for_ever(config.layout), name="logs"),
+            group.create_task(ReleaseKeeper(releases, reconciler.releases).run(), name="releases"),
         ]
         logger.info("the agent of %s runs for %s", config.node, config.home)
         await stopped.wait()

@@ -20,6 +20,7 @@ from tenantry.node.reporter import Reporter
 from tenantry.node.saver import DAMAGED, Saver
 from tenantry.node.status import NodeStatus
 from tenantry.node.worker import Worker
+from tenantry.spec.sites import ReleaseName
 
 CLOCK_SKEW_SECONDS = 5.0
 NOTIFICATIONS_MISSING = "NotificationsNotArriving"
@@ -69,6 +70,11 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             for part in (self._reader, self._saver, self._reporter, self._worker, self._checker, self._drainer):
                 group.create_task(part.run(), name=type(part).__name__.lower())
+
+    def releases(self) -> frozenset[ReleaseName]:
+        """Return the releases of the sites that this node is to serve."""
+        entries = map(self._desired.get, self._desired.slugs())
+        return frozenset(entry.spec.release.name for entry in entries if entry is not None and entry.spec is not None)
 
     def hear(self, epoch: str | None, revision: int | None) -> None:
         """Somebody said where the head is. None: something moved."""

@@ -46,9 +46,10 @@ BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # after a failure: man
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was found of a release, and until when that is good."""
+    """What was found of a release, and until when that is good. `digest` is the one its release.json names."""
 
     until: float
+    runs: bool
     digest: str | None
 
 
@@ -80,30 +81,36 @@ class Releases:
         self._claim: int | None = None  # the descriptor whose lock says that leftovers here are nobody's
 
     def present(self, release: ReleaseSpec) -> bool:
-        """Whether the release is here, and was whole when it was last verified. Cheap: asked for every site."""
+        """Whether the release is here, and was whole when it was last verified. Cheap: asked for every site.
+
+        One that was not published cannot be had anew: it counts as present as long as a site can be started from it.
+        """
         name = release.name
-        if name in self._damaged:
-            return False
         look = self._looks.get(name)
         if look is None or look.until < self._clock():
-            look = _Look(self._clock() + PRESENT_SECONDS, self._digest_here(name))
+            look = _Look(self._clock() + PRESENT_SECONDS, self._runs(name), self._digest_here(name))
             self._looks[name] = look
-        return look.digest is not None and look.digest == release.digest
+        if release.artifact is None:
+            return look.runs
+        return look.runs and look.digest == release.digest and name not in self._damaged
+
+    def _runs(self, name: ReleaseName) -> bool:
+        directory = self._layout.release(name)
+        return (directory / "src").is_dir() and (directory / "venv/bin/python").exists()
 
     def _digest_here(self, name: ReleaseName) -> str | None:
-        """The digest that release.json names; None without it, or without what the release cannot run without."""
-        directory = self._layout.release(name)
+        """The digest that release.json names, None without it: the directory is half-made."""
+        path = self._layout.release(name) / MARKER
         try:
-            status = os.lstat(directory / MARKER)
+            status = os.lstat(path)
             signature = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             known = self._markers.get(name)
             if known is None or known[0] != signature:
-                known = (signature, str(json.loads((directory / MARKER).read_bytes())["digest"]))
+                known = (signature, str(json.loads(path.read_bytes())["digest"]))
                 self._markers[name] = known
-            whole = (directory / "src").is_dir() and (directory / "venv/bin/python").exists()
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return known[1] if whole else None
+        return known[1]
 
     async def ensure(self, release: ReleaseSpec) -> None:
         """Make the release be here and whole. Those who ask at once share one download.
@@ -269,8 +276,8 @@ class Releases:
         if stopping.is_set():
             return None
         digest = self._digest_here(name)
-        if digest is None:
-            return f"releases/{name} lacks {MARKER} or its interpreter"
+        if digest is None or not self._runs(name):
+            return f"releases/{name} lacks its {MARKER}, source or interpreter"
         if self._config.uid_base is not None and manifest.digest_of(record) != digest:
             return f"releases/{name} does not have the digest of its {MARKER}: it was changed since it was built"
         manifest.write_record(self._layout.release_record(name), record)
