@@ -28,14 +28,15 @@ class HostTable:
         self._names_of: dict[Slug, set[Fqdn]] = {}
         self.foreign: tuple[Path, ...] = ()
 
-    def scan(self) -> None:
-        """Read every link again, if any moved. Entries that route to no site are `foreign` afterwards."""
+    def scan(self) -> bool:
+        """Read every link again, if any moved; returns whether. Entries that route to no site are `foreign` then."""
         if not self._watched.moved():
-            return
+            return False
         self._site_of.clear()
         self._names_of.clear()
         foreign = [name for name in entries(self._directory) if self.look(Fqdn(name)) is None]
         self.foreign = tuple(self._directory / name for name in foreign)
+        return True
 
     def known(self, slug: Slug) -> frozenset[Fqdn] | set[Fqdn]:
         """Return the names that routed to `slug` when the links were last read."""
@@ -75,10 +76,10 @@ class VassalTable:
         self._generations: dict[Slug, set[int]] = {}
         self.foreign: tuple[Path, ...] = ()
 
-    def scan(self) -> None:
-        """Read the directory again, if an entry moved. What is no generation's ini is `foreign` afterwards."""
+    def scan(self) -> bool:
+        """Read the directory again, if an entry moved; returns whether. What is no ini of ours is `foreign` then."""
         if not self._watched.moved():
-            return
+            return False
         self._generations = {}
         foreign = []
         for name in entries(self._directory):
@@ -88,6 +89,7 @@ class VassalTable:
             else:
                 self.add(*parsed)
         self.foreign = tuple(foreign)
+        return True
 
     def add(self, slug: Slug, generation: int) -> None:
         self._generations.setdefault(slug, set()).add(generation)
@@ -115,7 +117,7 @@ class Tables:
         self.vassals = VassalTable(layout)
         self.sockets = Sockets()
         self._sockets_at = float("-inf")
-        self._directories_at = float("-inf")
+        self._directories_after = float("-inf")
 
     def refresh_sockets(self, seconds: float) -> None:
         """Read the kernel's table again when the last reading is older than this."""
@@ -123,14 +125,18 @@ class Tables:
         if now - self._sockets_at > seconds:
             self.sockets, self._sockets_at = read_sockets(self._sites), now
 
-    def refresh(self, seconds: float) -> None:
-        """Read everything again that is older than this and moved."""
-        self.refresh_sockets(seconds)
-        now = time.monotonic()
-        if now - self._directories_at > seconds:
-            self.hosts.scan()
-            self.vassals.scan()
-            self._directories_at = now
+    def refresh_directories(self) -> None:
+        """Read the links and the inis again if any moved.
+
+        Where they move all the time and are many, reading them takes a tenth of the time at most.
+        """
+        began = time.monotonic()
+        if began < self._directories_after:
+            return
+        read = [self.hosts.scan(), self.vassals.scan()]
+        if any(read):
+            now = time.monotonic()
+            self._directories_after = now + 9 * (now - began)
 
     def forget_sockets(self) -> None:
         """Something changed who listens: the next reading is a new one."""

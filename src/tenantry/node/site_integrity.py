@@ -61,7 +61,7 @@ def site_places(config: Config, nginx_gid: int | None, spec: SiteSpec) -> list[P
     data = layout.data(spec.slug)
     return [
         Place("directory", str(layout.site(spec.slug)), stat.S_IFDIR, 0o750, os.geteuid(), nginx_gid),
-        Place("data", str(data), stat.S_IFDIR, 0o711, os.geteuid()),
+        Place("data", str(data), stat.S_IFDIR, 0o711, os.geteuid(), os.getegid()),
         Place("data", str(data / "media"), stat.S_IFDIR, 0o2750, uid, nginx_gid),
         Place("data", str(data / "home"), stat.S_IFDIR, 0o700, uid, gid),
         Place("data", str(data / "tmp"), stat.S_IFDIR, 0o700, uid, gid),
@@ -158,6 +158,9 @@ class SiteIntegrity:
         if self._is_made(spec, serving) and not self._present(spec.release):
             yield "release", Drift(slug, "release", f"releases/{spec.release.name}", "is not here, or not whole")
         if not is_directory(directory):
+            if spec.generation in self._tables.sockets.listening.get(slug, ()):
+                gone = self._layout.socket(slug, spec.generation)
+                yield f"socket:{spec.generation}", self._drift(spec, "socket", gone, "is gone")
             return
         yield from self._links(spec, serving)
         yield from self._flags(spec)

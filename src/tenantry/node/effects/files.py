@@ -183,18 +183,20 @@ def _reads(path: Path, content: bytes, mode: int) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        state = os.fstat(file.fileno())
+    try:
+        state = os.fstat(descriptor)
         # More than one name: it could be written to under the other.
         if not stat.S_ISREG(state.st_mode) or state.st_size != len(content) or state.st_nlink != 1:
             return False
-        if _read_all(file.fileno(), len(content)) != content:
+        if _read_all(descriptor, len(content)) != content:
             return False
         own = (os.geteuid(), os.getegid())
         if (state.st_uid, state.st_gid) != own:
-            os.fchown(file.fileno(), *own)
-        if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
-            os.fchmod(file.fileno(), mode)
+            os.fchown(descriptor, *own)
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
     return True
 
 

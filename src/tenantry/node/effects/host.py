@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tenantry.node.config import Config
-from tenantry.node.effects.emperor import ask_emperor
+from tenantry.node.effects.emperor import ask_emperor, wake_emperor
 from tenantry.node.effects.files import (
     make_directory,
     remove,
@@ -66,6 +66,8 @@ READY_SECONDS = 60.0
 WATCH_STEP_SECONDS = 0.5
 WORKER_DIED = "DAMN ! worker"  # uWSGI's words when a worker ends by itself and is started again
 WORKER_DEATHS = 3
+HUNG_UP_MAX = 3
+WAKE_SECONDS = 0.2
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 EXAMINED_FRESH_SECONDS = 1.0  # ... and the sites examined together, unless something about one is amiss
 REBOUND_SECONDS = 30.0  # a process ends its requests (10 s), the emperor waits before it starts one that failed
@@ -111,7 +113,7 @@ class LocalHost:
     def scan(self) -> frozenset[Slug]:
         """Read the directories again; return the sites of which something is here."""
         self._tables.forget_sockets()
-        self._tables.refresh(0.0)
+        self._tables.refresh_directories()
         found = {Slug(name) for name in entries(self._layout.sites) if is_slug(name)}
         return frozenset(found | self._tables.vassals.sites() | self._tables.hosts.sites())
 
@@ -140,16 +142,27 @@ class LocalHost:
             self._observed[slug] = observed
         return observed
 
+    def resembles(self, spec: SiteSpec) -> bool:
+        """Whether the files of the spec's generation read as they would be written for it now."""
+        slug, generation = spec.slug, spec.generation
+        try:
+            document = self._layout.document(slug, generation).read_bytes()
+            vassal = self._layout.vassal(slug, generation).read_bytes()
+        except OSError:
+            return False
+        return (document, vassal) == (self._document_text(spec, generation), self._vassal_text(spec, generation))
+
     def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
         """Return how the site differs from what was made for it. For sites at rest: work in progress differs, too.
 
         An untouched site costs some lstat; contents are read where a signature is new.
         """
-        self._tables.refresh(EXAMINED_FRESH_SECONDS)
+        self._tables.refresh_sockets(EXAMINED_FRESH_SECONDS)
+        self._tables.refresh_directories()
         if self._sites.unchanged(slug, spec):
             return ()
-        self._tables.refresh(0.0)
         self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
+        self._tables.refresh_directories()
         return tuple(self._sites.damage(slug, spec).values())
 
     async def examine_node(self) -> tuple[Drift, ...]:
@@ -248,7 +261,7 @@ class LocalHost:
                 set_aside(path)
             elif not stat.S_ISDIR(_mode(path)):
                 remove(path)
-            make_directory(path, place.mode or 0, place.uid if as_root else None, place.gid)
+            make_directory(path, place.mode or 0, place.uid if as_root else None, place.gid if as_root else None)
 
     async def _fetch(self, spec: SiteSpec) -> None:
         if self._releases is None:
@@ -328,7 +341,8 @@ class LocalHost:
         while (now := sign(str(path))) is None or now == before:
             if time.monotonic() > deadline:
                 raise Transient(f"the emperor did not start {vassal.name} anew within {REBOUND_SECONDS:.0f} s")
-            await asyncio.sleep(WATCH_STEP_SECONDS / 10)
+            await asyncio.sleep(WAKE_SECONDS)
+            await self._wake_emperor()  # it starts the next one when it looks, not when the last one ended
 
     async def _await_ready(self, spec: SiteSpec, generation: int) -> None:
         """The files reach the disk while the application loads, so that what gets switched to is durable."""
@@ -363,11 +377,18 @@ class LocalHost:
         hostname = spec.hostnames[0] if spec.hostnames else "localhost"
         socket = self._layout.socket(spec.slug, generation)
         request = HealthRequest(socket, hostname, self._config.http_port, spec.health_path)
+        hung_up = 0
         while True:
             try:
                 return await check_health(request)
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(CONNECT_STEP_SECONDS)
+            except NotReady:
+                # It may have been a process that the emperor was ending, with another to come.
+                hung_up += 1
+                if hung_up > HUNG_UP_MAX:
+                    raise
+                await asyncio.sleep(WATCH_STEP_SECONDS)
 
     async def _watch_start(self, slug: Slug, generation: int) -> NoReturn:
         """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
@@ -404,8 +425,7 @@ class LocalHost:
 
     async def _wake_emperor(self) -> None:
         """Have the emperor look at once. One that does not answer looks by itself, within 5 s."""
-        with contextlib.suppress(EmperorUnavailable):
-            await ask_emperor(self._layout.emperor_socket)
+        await wake_emperor(self._layout.emperor_socket)
 
     def _log_tail(self, slug: Slug, generation: int) -> str:
         """Return the end of what the generation wrote, at most 4 kB."""

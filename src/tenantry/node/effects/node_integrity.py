@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tenantry.node.config import Config
-from tenantry.node.effects.emperor import EmperorState, ask_emperor
+from tenantry.node.effects.emperor import EmperorState, ask_emperor, wake_emperor
 from tenantry.node.effects.files import is_directory, is_stale, make_directory, remove, set_access, write_file
 from tenantry.node.effects.nginx import Nginx
 from tenantry.node.errors import EmperorUnavailable, Transient
@@ -22,11 +22,10 @@ from tenantry.node.layout import Layout, is_slug, parse_vassal
 from tenantry.node.prepare import FixedFile, fixed_files, noted_circumstances, own_directories
 from tenantry.node.probes import Tables, entries
 from tenantry.node.render.nginx import served_revision
-from tenantry.spec.names import Slug
 
 logger = logging.getLogger(__name__)
 
-FRESH_SECONDS = 1.0
+SOCKETS_FRESH_SECONDS = 1.0
 AGAIN_SECONDS = 1.0  # before a second look at what may have been on its way
 YOUNG_SECONDS = 10.0  # an ini this new may not have been started yet
 BATCH = 1000
@@ -129,7 +128,8 @@ class NodeIntegrity:
 
     async def examine(self) -> tuple[Drift, ...]:
         """Return every difference. What may be a change on its way is looked at twice."""
-        self._tables.refresh(FRESH_SECONDS)
+        self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
+        self._tables.refresh_directories()
         found = [*self._directories(), *self._fixed_files(), *self._foreign(), *self._flag(), *self._emperor_socket()]
         found += await self._state_files()
         found += await self._nginx_drift()
@@ -138,7 +138,7 @@ class NodeIntegrity:
 
     def _directories(self) -> Iterator[Drift]:
         for path, mode in own_directories(self._layout).items():
-            drift = compare(Place("", str(path), stat.S_IFDIR, mode, os.geteuid()), self._layout.home)
+            drift = compare(Place("", str(path), stat.S_IFDIR, mode, os.geteuid(), os.getegid()), self._layout.home)
             if drift is not None:
                 yield drift
 
@@ -259,13 +259,13 @@ class NodeIntegrity:
             suspects = self._suspects(await self._ask_twice())
             if suspects:
                 await asyncio.sleep(AGAIN_SECONDS)
-                self._tables.refresh(0.0)
+                self._tables.refresh_directories()
                 again = self._suspects(await ask_emperor(self._layout.emperor_socket))
                 suspects = {name: again[name] for name in suspects if name in again}
         except EmperorUnavailable as error:
             return [Drift(None, "vassal", self._relative(self._layout.emperor_socket), str(error))]
         return [
-            Drift(_site_of(name), "vassal", self._relative(self._layout.vassals / name), detail)
+            Drift(None, "vassal", self._relative(self._layout.vassals / name), detail)
             for name, detail in suspects.items()
         ]
 
@@ -280,7 +280,8 @@ class NodeIntegrity:
         """Return what is odd about the emperor's list, by name of ini."""
         files = self._tables.vassals.names()
         found = dict.fromkeys(state.blacklisted & files, "its process keeps ending; the emperor waits longer each time")
-        found |= dict.fromkeys(state.running - files, "the emperor runs it though it is gone")
+        gone = (name for name in state.running - files if parse_vassal(name) is not None)
+        found |= dict.fromkeys(gone, "the emperor runs it though it is gone")
         for name in files - state.running - state.blacklisted:
             if time.time() - _mtime(self._layout.vassals / name) > YOUNG_SECONDS:
                 found[name] = "the emperor does not run it"
@@ -313,7 +314,7 @@ class NodeIntegrity:
         elif path in directories:
             if not is_directory(path):
                 remove(path)
-            make_directory(path, directories[path], os.geteuid())
+            make_directory(path, directories[path], os.geteuid(), os.getegid())
         elif path in files:
             write_file(path, files[path].content, mode=files[path].mode, durable=True)
         elif path == layout.draining and self._draining is not None:
@@ -360,18 +361,11 @@ class NodeIntegrity:
             logger.info("%s: left to the emperor, which was woken", name)
 
     async def _wake(self) -> None:
-        try:
-            await ask_emperor(self._layout.emperor_socket)
-        except EmperorUnavailable as error:
-            logger.warning("%s", error)
+        if not await wake_emperor(self._layout.emperor_socket):
+            logger.warning("the emperor does not answer; it looks by itself within 5 s")
 
     def _relative(self, path: Path) -> str:
         return os.path.relpath(path, self._layout.home)
-
-
-def _site_of(name: str) -> Slug | None:
-    parsed = parse_vassal(name)
-    return parsed[0] if parsed else None
 
 
 def _mtime(path: Path) -> float:
