@@ -13,6 +13,7 @@ from django_tenantry.errors import EnvironmentIncomplete
 _POSTGRESQL_ENGINES = ("postgresql", "postgis", "psqlextra", "timescale")
 # How to reach the database is the platform's to say; one of these in OPTIONS would win over HOST, NAME, USER, ….
 _ADDRESS_OPTIONS = frozenset({"host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service"})
+_TLS_OPTIONS = "ssl"  # ... and so is how its server is verified: sslmode, sslrootcert, sslcert, …, from PGSSLMODE, …
 _PLACES_OF_FILES = ("MEDIA_ROOT", "MEDIA_URL", "STATIC_ROOT", "STATIC_URL")
 
 
@@ -73,7 +74,11 @@ def _configure_database(settings: MutableMapping[str, Any]) -> None:
         "NAME": _required("PGDATABASE"),
         "USER": _required("PGUSER"),
         "PASSWORD": os.environ.get("PGPASSWORD", ""),
-        "OPTIONS": {name: value for name, value in options.items() if name not in _ADDRESS_OPTIONS},
+        "OPTIONS": {
+            name: value
+            for name, value in options.items()
+            if name not in _ADDRESS_OPTIONS and not name.startswith(_TLS_OPTIONS)
+        },
     }
     settings["DATABASES"] = {**databases, "default": database}
 
