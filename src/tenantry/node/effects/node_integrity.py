@@ -222,6 +222,8 @@ class NodeIntegrity:
                 state = sign(str(path))
                 if state is None or (stat.S_IFREG | STATE_MODE, os.geteuid()) == (state[4], state[5]):
                     continue
+                if stat.S_ISDIR(state[4]) and not entry.endswith(".json"):
+                    continue  # of a later release of the agent
                 place = Place("", str(path), stat.S_IFREG, STATE_MODE, os.geteuid())
                 drift = compare(place, self._layout.home)
                 if drift is not None:
