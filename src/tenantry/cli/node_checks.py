@@ -16,7 +16,7 @@ from tenantry.cli.waiting import Timeout, Wait
 
 CHECK_SECONDS = 120  # a deep comparison of releases reads every file
 POLL_SECONDS = 0.2
-DRIFT_COLUMNS = ("node", "what", "path", "since", "found", "repaired")
+DRIFT_COLUMNS = ("what", "path", "last right", "found", "repaired")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,8 +62,9 @@ def add_to(app: typer.Typer) -> None:
         empty = f"Nothing on {name} is adrift." if only_open else f"Nothing on {name} has drifted in the last 30 days."
 
         def show() -> None:
-            columns = DRIFT_COLUMNS[1:]
-            session.output.table(columns, [_row(one) for one in drifts], empty, keep=("what", "found", "repaired"))
+            session.output.table(
+                DRIFT_COLUMNS, [_row(one) for one in drifts], empty, keep=("what", "found", "repaired")
+            )
 
         session.output.result(drifts, show)
 
@@ -126,7 +127,7 @@ def _result(session: Session, name: str, order: Document, deadline: float, *, re
             break
         time.sleep(POLL_SECONDS)
     since = order["requested_at"]
-    found = [one for one in drifts_of(session, name) if one["repaired_at"] is None or _later(one["found_at"], since)]
+    found = [one for one in drifts_of(session, name) if _concerns(one, since)]
     return {"node": name, "checked": node["checked"], "checked_at": node["checked_at"], "drift": found}
 
 
@@ -167,5 +168,7 @@ def _row(one: Drift) -> tuple[object, ...]:
     return (what, one["path"], ago(one["good_at"]), ago(one["found_at"]), repaired)
 
 
-def _later(one: str, other: str) -> bool:
-    return datetime.fromisoformat(one) >= datetime.fromisoformat(other)
+def _concerns(one: Drift, since: str) -> bool:
+    """Whether a check asked for at `since` found this, or it was not repaired by then."""
+    ended = one["repaired_at"]
+    return ended is None or datetime.fromisoformat(ended) >= datetime.fromisoformat(since)

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 from ninja import Query, Router, Status
 
 from tenantry.control.api import schemas
@@ -11,6 +10,7 @@ from tenantry.control.api.authentication import Bearer, actor
 from tenantry.control.api.parameters import PROBLEMS, Name
 from tenantry.control.api.serializing import page
 from tenantry.control.changelog import queries as changelog
+from tenantry.control.database import database_now
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet import queries, services
 from tenantry.control.fleet.verdicts import Verdict, verdicts
@@ -58,7 +58,7 @@ def confirm_removal(request: HttpRequest, name: Name, body: schemas.ConfirmInput
 @router.post("/nodes/{name}/check", response={202: schemas.CheckOrder, **PROBLEMS})
 def check_node(request: HttpRequest, name: Name, body: schemas.CheckInput = CHECK) -> Status[schemas.CheckOrder]:
     """Ask a node to compare itself with the desired state now, and to repair what differs if that is wanted."""
-    requested_at = timezone.now()
+    requested_at = database_now()
     number = services.request_check(actor(request), name, repair=body.repair)
     return Status(202, schemas.CheckOrder(check=number, requested_at=requested_at))
 
