@@ -79,11 +79,33 @@ def test_a_connection_that_hangs_is_given_up(serving: Node) -> None:
             os.kill(pid, signal.SIGSTOP)
         started = time.monotonic()
         wait_until(lambda: "did not answer" in serving.output("agent"), 15)
-        print(f"hung connections noticed in {time.monotonic() - started:.1f} s")
+        noticed = time.monotonic() - started
+        print(f"hung connections noticed in {noticed:.1f} s")
+        assert noticed < 5
         serving.reported("two", put_site(serving, "two", 2), seconds=25)
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_hung_connection_for_questions_is_noticed_when_it_is_needed(serving: Node) -> None:
+    """The listening connection lives, and tells of a change that cannot be read on the other."""
+    serving.reported("one", put_site(serving, "one", 1))
+    rows = serving.sql(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%%agent_v1.report%%'"
+        " AND pid <> pg_backend_pid()"
+    )
+    assert len(rows) == 1
+    os.kill(rows[0][0], signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        serving.reported("two", put_site(serving, "two", 2))
+        took = time.monotonic() - started
+        print(f"a hung connection for questions was replaced, and the change applied, in {took:.1f} s")
+        assert "did not answer within 4 s" in serving.output("agent")
+        assert took < 9
+    finally:
+        os.kill(rows[0][0], signal.SIGCONT)
 
 
 def test_killed_while_applying_it_goes_on_where_it_was(serving: Node) -> None:
