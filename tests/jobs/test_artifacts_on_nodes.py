@@ -139,3 +139,20 @@ def test_a_release_runs_in_another_home_as_the_build_left_it(
         ["grep", "-rlI", "--", str(context.home), str(here)], capture_output=True, text=True, timeout=60
     ).stdout.split()
     assert names == [], "no text names the home of the build"
+
+
+def test_the_home_that_built_it_knows_it_for_whole_and_keeps_it(built: tuple[BuildContext, BuildResult]) -> None:
+    context, result = built
+    releases, spec = node_of(context.home, context), spec_of(result)
+    assert releases.present(spec)
+    assert asyncio.run(releases.verify(NAME)) is None, "the digest of what is here is the build's"
+    assert (context.home / "state/releases/demo-1.json").is_file()
+    assert (context.home / "releases/.built-here").is_file()
+    assert asyncio.run(releases.collect(frozenset())) == []
+    template = next((context.home / "releases/demo-1/src").rglob("*.html"))
+    template.write_text("changed")
+    words = asyncio.run(releases.verify(NAME)) or ""
+    assert words.startswith(str(template.relative_to(context.home / "releases/demo-1")))
+    asyncio.run(releases.ensure(spec))
+    assert asyncio.run(releases.verify(NAME)) is None
+    assert template.read_text() != "changed"

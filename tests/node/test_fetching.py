@@ -1,0 +1,78 @@
+"""A running node that lacks a release, or finds it damaged, while visitors come."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_lab import Node, wait_until
+
+from tenantry.control.releases.artifacts.packing import pack
+from tenantry.control.releases.building.freeze import digest_of
+
+MEND_SECONDS = 75.0  # 60 are promised from the damage to its finding; then it is unpacked
+
+
+@pytest.fixture
+def published(node: Node, tmp_path: Path) -> dict[str, Any]:
+    """A node that reads artifacts from a directory; the part of a site's document that names a release it lacks."""
+    store = tmp_path / "artifacts"
+    store.mkdir()
+    config = json.loads(node.config.read_text())
+    node.config.write_text(json.dumps(config | {"artifact_directory": str(store)}))
+    node.release("demo-2")
+    directory = node.home / "releases/demo-2"
+    digest = digest_of(directory)
+    (directory / "release.json").write_text(json.dumps({"digest": digest}))
+    packed = pack(directory, store / "new")
+    (store / "new").rename(store / f"{packed.digest}.tar.gz")
+    shutil.rmtree(directory)
+    node.release("demo-1")
+    node.start_nginx()
+    node.start_emperor()
+    node.start_agent()
+    return {"digest": digest, "artifact": f"sha256:{packed.digest}", "artifact_size": packed.size, "python": "3.11"}
+
+
+def test_a_release_that_is_not_here_is_fetched_and_served(node: Node, published: dict[str, Any]) -> None:
+    document = node.document("blog", 1, "demo-2", release_changes=published)
+    node.reported("blog", node.put(document))
+    assert node.page("blog.localhost")["version"] == "demo-2"
+    assert node.get("blog.localhost", "/static/style.css")[0] == 200
+    status = os.stat(node.home / "releases/demo-2/src/app.py")
+    assert node.uid_base is None or status.st_gid == node.uid_base + 10_001
+
+
+def test_a_damaged_release_is_mended_and_visitors_do_not_notice(node: Node, published: dict[str, Any]) -> None:
+    document = node.document("blog", 1, "demo-2", release_changes=published)
+    node.reported("blog", node.put(document))
+    stylesheet = node.home / "releases/demo-2/static/style.css"
+    whole = stylesheet.read_bytes()
+    failures: list[Any] = []
+    stop = threading.Event()
+
+    def visit() -> None:
+        while not stop.wait(0.02):
+            answer = node.get("blog.localhost")
+            if answer[0] != 200:
+                failures.append(answer)
+
+    before = node.page("blog.localhost")["pid"]
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    try:
+        stylesheet.write_bytes(whole.swapcase())
+        began = time.monotonic()
+        wait_until(lambda: stylesheet.read_bytes() == whole, MEND_SECONDS, "the release is mended")
+        print(f"damage -> mended: {time.monotonic() - began:.1f} s")
+        time.sleep(1)
+    finally:
+        stop.set()
+        visitor.join()
+    assert failures == []
+    assert node.page("blog.localhost")["pid"] == before, "the process that ran goes on"
+    assert [path.name for path in (node.home / "releases").glob(".*.old")] == [".demo-2.1.old"]
