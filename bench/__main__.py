@@ -9,7 +9,7 @@ from bench.platform import platform
 from bench.results import Table, keep
 
 OF_PLATFORM = ("create", "requests")
-ALONE = ("changelog", "fleet")  # suites that need no running platform
+ALONE = ("changelog", "fleet", "convergence", "outage")  # suites that need no running platform
 
 
 def main(arguments: list[str]) -> int:
@@ -20,13 +20,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=int, default=20, help="sites to create in each way (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=4, help="of load for each measurement (default %(default)s)")
     parser.add_argument("--writers", type=int, default=64, help="of the change log (default %(default)s)")
-    parser.add_argument("--changes", type=int, default=100_000, help="to write (default %(default)s)")
+    parser.add_argument("--changes", type=int, help="to write (default 100,000), or of each kind (convergence: 200)")
     parser.add_argument("--agents", type=int, default=1_000, help="of the fleet (default %(default)s)")
+    parser.add_argument("--nodes", type=int, default=3, help="of convergence (default %(default)s)")
+    parser.add_argument("--sites", type=int, default=1_000, help="that each node holds (default %(default)s)")
+    parser.add_argument("--new-sites", type=int, default=50, help="of convergence (default %(default)s)")
+    parser.add_argument("--real-processes", action="store_true", help="uWSGI for the sites that are only held, too")
+    parser.add_argument("--outage-seconds", type=float, default=60, help="of each outage (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.suite in ("changelog", "all"):
-        show(changelog.measure(options.writers, options.changes))
+        show(changelog.measure(options.writers, options.changes or 100_000))
     if options.suite in ("fleet", "all"):
         show(fleet.measure(options.agents))
+    if options.suite in ("convergence", "all"):
+        from bench import convergence  # with the tests' lab, and Django
+
+        size = convergence.Size(
+            options.sites, options.nodes, options.changes or 200, options.new_sites, options.real_processes
+        )
+        show(convergence.measure(size))
+    if options.suite in ("outage", "all"):
+        from bench import outage
+
+        show(outage.measure(options.outage_seconds))
     if options.suite in ALONE:
         return 0
     with platform(options.home) as running:
