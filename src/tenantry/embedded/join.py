@@ -11,6 +11,7 @@ Invariant: before 4 the home holds nothing of the platform, and after it every c
 
 import os
 from argparse import Namespace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -141,6 +142,9 @@ def _become_member(
             view.show("platform", Step.FAILED)
             _remove_empty(home)
             raise error from error.__cause__
+        if not config.with_control:
+            # A token may allow more than is wanted; the platform's secrets are not kept for nothing.
+            membership = replace(membership, answer={**membership.answer, "control": None})
         save_membership(home, membership)
     config = joined_config(config, membership, node_uid_base(home, membership.uid_base))
     save_config(home, config)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ class NodeStart(Start):
             if not fresh:
                 self._end(code_of(self._config), "the code changed")
             self._note_applied("code", self._code)
-        self._bring(servers_of(self._config), self._missing)
+        self._bring(servers_of(self._config), partial(self._missing, away is not None))
         self._wait_for_sites(away)
         return []
 
@@ -200,6 +200,8 @@ class NodeStart(Start):
             owner = None if config.uid_base is None else control_uid(config.uid_base)
             document = control_document(home, config, self._membership)
             write_json(home.secrets / "control.json", document, 0o600, owner)
+        else:
+            (home.secrets / "control.json").unlink(missing_ok=True)
         self._prepare_node()
 
     def _programs(self) -> Sequence[Program]:
@@ -232,14 +234,15 @@ class NodeStart(Start):
         server = self._membership.answer["tenant_database"]
         return f"{server['host']}:{server['port']}"
 
-    def _missing(self, name: str, state: State, since: float) -> str | None:
+    def _missing(self, away: bool, name: str, state: State, since: float) -> str | None:
         if name == "nginx":
             return probe_nginx(self._home, self._config, state)
         if name == "emperor":
             return probe_emperor(self._home, state)
         if state.name != "RUNNING":
             return "starting"
-        if name == "control":
+        # Without the database control answers, and says that it is not ready.
+        if name == "control" and not away:
             return _probe_control(self._config)
         return None
 
