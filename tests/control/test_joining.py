@@ -141,6 +141,8 @@ def test_a_taken_name_is_refused_and_the_token_stays_good(admin: Actor, name: st
     assert caught.value.field == "name"
     with pytest.raises(InvalidInput):
         services.join(text, name="a b", version="1")
+    with pytest.raises(InvalidInput, match="version"):
+        services.join(text, name="web-1", version="1\0")
     assert services.join(text, name="web-1", version="1").name == "web-1"
 
 

@@ -80,23 +80,17 @@ def create_join_token(actor: Actor, *, ttl: timedelta, with_control: bool = Fals
 def join(text: str, *, name: str, version: str) -> Joined:
     """Make a node of the machine that has a token, and use the token up.
 
-    Raises `InvalidInput` for the token (unknown, used, expired: nothing is changed) or the name, `Conflict` when there
-    is a node of that name. A text may have the certificate's fingerprint behind a dot; the machine has checked it.
+    Raises `InvalidInput` for the token (unknown, used, expired), the name or the version, `Conflict` when there is a
+    node of that name; nothing is changed then. A text may have the certificate's fingerprint behind a
+    dot, which the machine has checked.
     """
-    hashed = hash_token(text.partition(".")[0])
     with act():
-        token = JoinToken.objects.select_for_update().filter(hash=hashed).first()
-        _check_token(token)
-        if token is None:
-            raise AssertionError("an unknown token passed the check")
+        token = _usable_token(text)
         _check_name(name, "name")
+        if not version.isprintable() or len(version) > VERSION_MAX:
+            raise InvalidInput.of("version", f"A version has at most {VERSION_MAX} printable characters.")
         secrets.lock_nodes()
-        if Node.objects.filter(name__iexact=name).exists():
-            raise Conflict(
-                f"There is a node «{name}» already. Choose another name, or remove that node first: "
-                f"tenantry node remove {name}",
-                field="name",
-            )
+        _check_free(name)
         number, role = _next_role()
         password, key = random.token_urlsafe(TOKEN_BYTES), generate_key()
         node_token = NODE_PREFIX + random.token_urlsafe(TOKEN_BYTES)
@@ -106,7 +100,7 @@ def join(text: str, *, name: str, version: str) -> Joined:
             role=role,
             sealed_key=secrets.seal_key(key),
             token_hash=hash_token(node_token),
-            version=version[:VERSION_MAX],
+            version=version,
         )
         secrets.seal_all_for(node, _ready_sites())
         token.used_at, token.node = database_now(), name
@@ -116,18 +110,8 @@ def join(text: str, *, name: str, version: str) -> Joined:
         revision = append(ChangeType.NODE_JOINED, actor=token.created_by, metadata=metadata)
         epoch, _ = changelog.head()
     config: ControlConfig = settings.TENANTRY
-    return Joined(
-        name=name,
-        number=number,
-        role=role,
-        password=password,
-        node_key=key,
-        node_token=node_token,
-        epoch=str(epoch),
-        revision=revision,
-        uid_base=config.uid_base,
-        with_control=token.with_control,
-    )
+    place = (str(epoch), revision, config.uid_base, token.with_control)
+    return Joined(name, number, role, password, key, node_token, *place)
 
 
 def adopt_node(name: str, role: str, node_key: str = "", node_token: str = "") -> bool:
@@ -172,7 +156,9 @@ def node_lock(number: int) -> str:
     return f"node-{number}"
 
 
-def _check_token(token: JoinToken | None) -> None:
+def _usable_token(text: str) -> JoinToken:
+    """Lock the token, so that nobody else uses it meanwhile; `InvalidInput` for one that is none."""
+    token = JoinToken.objects.select_for_update().filter(hash=hash_token(text.partition(".")[0])).first()
     again = "Make a new one: tenantry node token"
     if token is None:
         raise InvalidInput.of("token", f"There is no such token to join: it was never made, or copied badly. {again}")
@@ -180,6 +166,16 @@ def _check_token(token: JoinToken | None) -> None:
         raise InvalidInput.of("token", f"This token was used already, by the node «{token.node}». {again}")
     if token.expires_at <= database_now():
         raise InvalidInput.of("token", f"This token expired at {token.expires_at:%Y-%m-%d %H:%M:%S} UTC. {again}")
+    return token
+
+
+def _check_free(name: str) -> None:
+    if Node.objects.filter(name__iexact=name).exists():
+        raise Conflict(
+            f"There is a node «{name}» already. Choose another name, or remove that node first: "
+            f"tenantry node remove {name}",
+            field="name",
+        )
 
 
 def _check_name(name: str, field_name: str) -> None:
