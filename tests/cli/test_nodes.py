@@ -170,6 +170,17 @@ def test_all_are_checked_but_those_that_cannot_answer(cli: Any, stub: Any) -> No
     assert cli("node", "check", "--all").code == 1
 
 
+def test_one_that_does_not_answer_does_not_hide_the_others(cli: Any, stub: Any) -> None:
+    ask_check(stub)
+    stub.answer("GET", "/api/v1/nodes", 200, page(node("n0"), node("n1")))
+    stub.answer("POST", "/api/v1/nodes/n0/check", 202, {"check": 3, "requested_at": at(0)})
+    stub.answer("GET", "/api/v1/nodes/n0", 200, node("n0", state="silent"))
+    done = cli("node", "check", "--all")
+    assert done.code == 1
+    assert "n1: as it should be" in done.out
+    assert "n0 has not answered: it is silent" in done.err
+
+
 def test_a_token_is_printed_as_the_command_of_the_other_machine(cli: Any, stub: Any) -> None:
     made = {"token": "tnj_x.ff", "expires_at": at(-60), "command": "bin/join https://10.0.0.1:8081 tnj_x.ff"}
     stub.answer("POST", "/api/v1/nodes/tokens", 201, made)

@@ -176,7 +176,11 @@ class Client:
             ) from error
         except ssl.SSLError as error:
             self._http.close()
-            raise Unreachable(f"No safe connection to {url}: {error.reason or error}.") from error
+            raise Unreachable(
+                f"No safe connection to {url}: {error.reason or error}.",
+                "Does the platform sign its own certificates? Name its authority: "
+                "SSL_CERT_FILE=HOME/etc/ca.pem, from the home of a node.",
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             self._http.close()
             raise Unreachable(

@@ -45,8 +45,16 @@ def add_to(app: typer.Typer) -> None:
             session.output.result(document, lambda: session.output.line(f"Asked {', '.join(orders)} to check."))
             return
         deadline = time.monotonic() + timeout
-        results = [_result(session, one, order, deadline, repair=repair) for one, order in orders.items()]
+        results: list[Document] = []
+        silent: list[StillWorking] = []
+        for one, order in orders.items():
+            try:
+                results.append(_result(session, one, order, deadline, repair=repair))
+            except StillWorking as error:  # the others' results are worth no less
+                silent.append(error)
         session.output.result(results, lambda: _print_results(session, results))
+        if silent:
+            raise StillWorking(" ".join(map(str, silent)), silent[0].advice)
         if any(drift["repaired_at"] is None for result in results for drift in result["drift"]):
             raise typer.Exit(1)
 
@@ -121,7 +129,7 @@ def _result(session: Session, name: str, order: Document, deadline: float, *, re
         if not answered and (over or node["state"] == "silent"):
             raise StillWorking(
                 f"{name} has not answered: it is {node['state']}, last heard of {ago(node['last_contact'])}.",
-                f"It checks when it can; see «tenantry node show {name}».",
+                "It checks when it can; see «tenantry status».",
             )
         if answered and (over or not repair or not node["drift_open"]):
             break

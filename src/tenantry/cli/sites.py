@@ -213,7 +213,7 @@ def mode_(
     site: Site = session.client.put(path("sites", name, "mode"), {"mode": mode.value})
     if wait:
         _wait(session, site, timeout, known_error=site["error"])
-    _conclude(session, site, wait, f"{name} is {mode.value} on every node after {took(elapsed())}.", "changes its mode")
+    _conclude(session, site, wait, f"{name} is {mode.value} after {took(elapsed())}.", "changes its mode")
 
 
 @command(app, "delete", example="tenantry site delete blog --confirm blog")
