@@ -27,7 +27,7 @@ from tenantry.embedded.config import (
     save_config,
 )
 from tenantry.embedded.down import clear_remains
-from tenantry.embedded.errors import HomeUnusable, Interrupted, JoinFailed
+from tenantry.embedded.errors import EmbeddedError, HomeUnusable, Interrupted, JoinFailed
 from tenantry.embedded.home import Home, check_home, create_home, make_node_layout
 from tenantry.embedded.invitation import Invitation, parse_invitation, pin_ca, verified_context
 from tenantry.embedded.lock import hold_lock
@@ -131,25 +131,31 @@ def _become_member(
     view.add("platform")
     membership = None if home.config.exists() else load_membership(home)
     if membership is None:
-        view.show("platform", Step.WORKING, "its certificate")
-        ca = pin_ca(invitation)
-        make_node_layout(home, None)
-        interruption.check()
-        view.show("platform", Step.WORKING, f"joining as {config.node}")
         try:
-            membership = request_membership(invitation, ca, config.node)
-        except JoinFailed as error:
+            membership = _ask(home, config, invitation, view, interruption)
+        except (EmbeddedError, Interrupted):
             view.show("platform", Step.FAILED)
             _remove_empty(home)
-            raise error from error.__cause__
-        if not config.with_control:
-            # A token may allow more than is wanted; the platform's secrets are not kept for nothing.
-            membership = replace(membership, answer={**membership.answer, "control": None})
+            raise
         save_membership(home, membership)
     config = joined_config(config, membership, node_uid_base(home, membership.uid_base))
     save_config(home, config)
     view.show("platform", Step.READY, f"joined as {config.node}")
     return config
+
+
+def _ask(home: Home, config: Config, invitation: Invitation, view: View, interruption: Interruption) -> Membership:
+    """Find out that it is the platform, and join it. After the request no signal is looked at before it is answered."""
+    view.show("platform", Step.WORKING, "its certificate")
+    ca = pin_ca(invitation)
+    make_node_layout(home, None)
+    interruption.check()
+    view.show("platform", Step.WORKING, f"joining as {config.node}")
+    membership = request_membership(invitation, ca, config.node)
+    if config.with_control:
+        return membership
+    # A token may allow more than is wanted; the platform's secrets are not kept for nothing.
+    return replace(membership, answer={**membership.answer, "control": None})
 
 
 def request_membership(invitation: Invitation, ca: str, name: str) -> Membership:
