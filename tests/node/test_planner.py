@@ -10,13 +10,18 @@ from node_lab import make_spec
 
 from tenantry.node.planner import (
     DRAIN_LIMIT_SECONDS,
+    FLAGS,
     Action,
     AwaitReady,
+    FetchRelease,
     LinkHost,
     ObservedSite,
     PrepareSite,
+    RemoveForeign,
     RemoveGeneration,
     RemoveSite,
+    RestoreSocket,
+    SetFlag,
     SetLink,
     Switch,
     UnlinkHost,
@@ -25,11 +30,12 @@ from tenantry.node.planner import (
     is_absent,
     is_serving,
     media_target,
+    mode_flags,
     plan_site,
     static_target,
 )
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import SiteSpec
+from tenantry.spec.sites import Mode, SiteSpec
 
 SLUG = Slug("blog")
 NAMES = [Fqdn(f"{letter}.localhost") for letter in "abc"]
@@ -50,21 +56,39 @@ class World:
         match action:
             case PrepareSite():
                 self.seen = replace(seen, directory=True, data=True)
+                self.mend("directory", "data", "log")
             case SetLink(name=name, target=target):
                 self.seen = replace(seen, **{name: target})
+                self.mend(name)
+            case SetFlag(name=name, up=up):
+                self.seen = replace(seen, flags=seen.flags | {name} if up else seen.flags - {name})
+                self.mend(f"flag:{name}")
+            case RemoveForeign(name=name):
+                self.mend(f"foreign:{name}")
+            case FetchRelease():
+                self.seen = replace(seen, release=True)
+            case RestoreSocket(generation=n):
+                assert n in seen.vassals, "nobody starts a process anew"
+                self.seen = replace(seen, listening=seen.listening | {n}, sockets=seen.sockets | {n})
+                self.mend(f"socket:{n}")
             case WriteDocument(generation=n):
                 self.seen = replace(seen, documents=seen.documents | {n})
+                self.mend(f"document:{n}")
             case WriteVassal(generation=n):
                 assert n in seen.documents, "an ini without its document"
+                assert seen.release or n in seen.listening, "a process started from a release that is not here"
                 self.seen = replace(seen, vassals=seen.vassals | {n})
+                self.mend(f"vassal:{n}")
             case AwaitReady(generation=n):
                 if n in self.broken:
                     return False
                 assert n in seen.vassals
                 assert n in seen.documents
+                assert not seen.damaged & {f"document:{n}", f"socket:{n}"}, "asked before it was put right"
                 self.seen = replace(seen, listening=seen.listening | {n}, sockets=seen.sockets | {n})
             case Switch(generation=n):
-                self.seen = replace(seen, serving=n, serving_seconds=0.0)
+                self.seen = replace(seen, serving=n, serving_seconds=0.0, served=n)
+                self.mend("app.sock")
             case LinkHost(hostname=name):
                 assert seen.serving is not None, "a hostname routed to nothing"
                 self.seen = replace(seen, hostnames=seen.hostnames | {name})
@@ -72,6 +96,7 @@ class World:
                 self.seen = replace(seen, hostnames=seen.hostnames - {name})
             case RemoveGeneration(generation=n):
                 assert n != seen.serving or not seen.hostnames, "the serving generation was removed under its visitors"
+                assert "app.sock" not in seen.damaged or n != seen.served or n not in seen.listening
                 waiting = seen.in_flight.get(n) and n in seen.listening and n not in self.broken
                 # Without a serving generation what is in flight is no visitor's: the agent's own question of a start.
                 assert not waiting or self.drained_long() or seen.serving is None, "a request was cut"
@@ -83,13 +108,19 @@ class World:
                     listening=seen.listening - {n},
                     in_flight={k: v for k, v in seen.in_flight.items() if k != n},
                 )
+                self.mend(f"document:{n}", f"vassal:{n}", f"socket:{n}")
             case RemoveSite():
                 assert not seen.vassals
                 assert not seen.hostnames
-                self.seen = replace(seen, directory=False, static=None, media=None, serving=None)
+                self.seen = replace(
+                    seen, directory=False, static=None, media=None, serving=None, flags=frozenset(), damaged=frozenset()
+                )
             case _:
                 raise AssertionError(action)
         return True
+
+    def mend(self, *names: str) -> None:
+        self.seen = replace(self.seen, damaged=self.seen.damaged - set(names))
 
     def drained_long(self) -> bool:
         return not 0 <= self.planned_at < DRAIN_LIMIT_SECONDS
@@ -148,12 +179,43 @@ def observations(draw: st.DrawFn) -> ObservedSite:
         hostnames=draw(st.frozensets(st.sampled_from(NAMES))) if serving else frozenset(),
         static=draw(st.sampled_from([None, "elsewhere"])),
         media=draw(st.sampled_from([None, "elsewhere"])),
+        flags=draw(st.frozensets(st.sampled_from(FLAGS))),
+        release=draw(st.booleans()),
     )
+
+
+@st.composite
+def damaged_sites(draw: st.DrawFn) -> tuple[SiteSpec, ObservedSite]:
+    """A site that served as desired, and any of its parts damaged, gone or swapped."""
+    spec = draw(specs())
+    n = spec.generation
+    one = frozenset({n})
+    parts = ["directory", "data", "log", "static", "media", "app.sock", "foreign:evil"]
+    parts += [f"{part}:{n}" for part in ("document", "vassal", "socket")] + [f"flag:{flag}" for flag in FLAGS]
+    damaged = draw(st.frozensets(st.sampled_from(parts)))
+    gone = draw(st.frozensets(st.sampled_from(["documents", "vassals", "sockets", "listening"])))
+    observed = ObservedSite(
+        SLUG,
+        directory=True,
+        data=draw(st.booleans()),
+        serving=draw(st.sampled_from([n, None, n + 7])) if "app.sock" in damaged else n,
+        serving_seconds=100.0,
+        hostnames=draw(st.frozensets(st.sampled_from(NAMES))),
+        static=static_target(spec),
+        media=draw(st.sampled_from([media_target(spec), "elsewhere"])),
+        flags=draw(st.frozensets(st.sampled_from(FLAGS))),
+        served=draw(st.sampled_from([n, None])),
+        damaged=damaged,
+        release=draw(st.booleans()),
+        **{name: frozenset() if name in gone else one for name in ("documents", "vassals", "sockets", "listening")},  # type: ignore[arg-type]
+    )
+    return spec, observed
 
 
 def specs() -> st.SearchStrategy[SiteSpec]:
     names = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: tuple(sorted(found)))
-    return st.builds(make_spec, GENERATIONS, names, static=st.sampled_from([None, "static"]), serve_media=st.booleans())
+    made = st.builds(make_spec, GENERATIONS, names, static=st.sampled_from([None, "static"]), serve_media=st.booleans())
+    return st.builds(lambda spec, mode: replace(spec, mode=mode), made, st.sampled_from(Mode))
 
 
 @settings(max_examples=300, deadline=None)
@@ -165,7 +227,37 @@ def test_planning_after_applying_yields_nothing(observed: ObservedSite, spec: Si
     assert world.seen.static == static_target(spec)
     assert world.seen.media == media_target(spec)
     assert world.seen.vassals == world.seen.documents == {spec.generation}
+    assert world.seen.flags == mode_flags(spec.mode)
     assert str(plan_site(spec, world.seen)) == "nothing to do"
+
+
+@settings(max_examples=400, deadline=None)
+@given(damaged_sites(), st.integers(0, 12))
+def test_any_damage_is_repaired_also_when_the_repair_is_cut_short(
+    site: tuple[SiteSpec, ObservedSite], cut: int
+) -> None:
+    spec, observed = site
+    world = World(observed)
+    settle(world, spec, stop_after=cut)
+    settle(world, spec)
+    assert is_serving(spec, world.seen)
+    assert world.seen.damaged == frozenset()
+    assert world.seen.release
+    assert str(plan_site(spec, world.seen)) == "nothing to do"
+
+
+@settings(max_examples=300, deadline=None)
+@given(damaged_sites())
+def test_damage_never_ends_a_serving_generation(site: tuple[SiteSpec, ObservedSite]) -> None:
+    """Not even when the desired one fails: what serves is all there is."""
+    spec, observed = site
+    newer = replace(spec, generation=spec.generation + 1)
+    world = World(observed, broken=frozenset({newer.generation}))
+    before = world.seen.served if "app.sock" in world.seen.damaged else world.seen.serving
+    settle(world, newer)
+    if before is not None and before in observed.listening:
+        assert world.seen.serving == before
+        assert before in world.seen.listening
 
 
 @settings(max_examples=300, deadline=None)
