@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import changelog, create, fleet, requests
+from bench import changelog, create, fleet, integrity, requests
 from bench.platform import platform
 from bench.results import Table, keep
 
 OF_PLATFORM = ("create", "requests")
-ALONE = ("changelog", "fleet", "convergence", "outage")  # suites that need no running platform
+ALONE = ("changelog", "fleet", "convergence", "outage", "integrity")  # suites that need no running platform
 
 
 def main(arguments: list[str]) -> int:
@@ -22,6 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--writers", type=int, default=64, help="of the change log (default %(default)s)")
     parser.add_argument("--changes", type=int, help="to write (default 100,000), or of each kind (convergence: 200)")
     parser.add_argument("--agents", type=int, default=1_000, help="of the fleet (default %(default)s)")
+    parser.add_argument("--checked-sites", type=int, default=10_000, help="of integrity (default %(default)s)")
     parser.add_argument("--nodes", type=int, default=3, help="of convergence (default %(default)s)")
     parser.add_argument("--sites", type=int, default=1_000, help="that each node holds (default %(default)s)")
     parser.add_argument("--new-sites", type=int, default=50, help="of convergence (default %(default)s)")
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
             options.sites, options.nodes, options.changes or 200, options.new_sites, options.real_processes
         )
         show(convergence.measure(size))
+    if options.suite in ("integrity", "all"):
+        show(integrity.measure(options.checked_sites))
     if options.suite in ("outage", "all"):
         from bench import outage
 
