@@ -62,7 +62,7 @@ def test_what_is_wrong_with_a_node_is_a_warning() -> None:
     }
     found = doctor.check_node(node)
     assert found.state == "warning"
-    assert found.message.startswith("reports MassRemovalRefused: 9 of 10 sites would go; polls for changes., last")
+    assert found.message.startswith("reports MassRemovalRefused: 9 of 10 sites would go; polls for changes; last")
     assert doctor.check_node({**node, "problems": []}).state == "warning"
     assert doctor.check_node({**node, "problems": [], "notes": []}).state == "ok"
     assert doctor.check_node({**node, "state": "silent"}).state == "failed"

@@ -200,7 +200,7 @@ class Live:
 
 @pytest.fixture(scope="session")
 def live_process(
-    control_template: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+    control_template: PostgresServer, tmp_path_factory: pytest.TempPathFactory, ca: str
 ) -> Iterator[tuple[str, Path]]:
     """One process for all tests, because a start takes seconds: each test's database replaces the one before."""
     home = tmp_path_factory.mktemp("live")
@@ -217,6 +217,13 @@ def live_process(
         "allowed_hosts": ["127.0.0.1"],
         "control_url": url,
         "http_port": 8080,
+        "cluster": {
+            "address": "192.0.2.1",
+            "postgres_port": 5432,
+            "redis_port": 6380,
+            "gateway_url": "https://192.0.2.1:8081",
+            "ca": ca,
+        },
     }
     (home / "control.json").write_text(json.dumps(config))
     command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "granian", "--interface", "asginl"]

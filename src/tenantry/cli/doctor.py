@@ -194,7 +194,8 @@ def check_node(node: Node) -> Finding:
         )
     found = [*node["problems"], *node["notes"]]
     if found:
-        return Finding(name, "warning", f"{'; '.join(found)}, {spoke}", f"See «tenantry node show {node['name']}».")
+        said = "; ".join(text.rstrip(".") for text in found)
+        return Finding(name, "warning", f"{said}; {spoke}", f"See «tenantry node show {node['name']}».")
     return Finding(name, "ok", f"{node['sites']} sites, {node['state']}, {spoke}")
 
 

@@ -82,7 +82,8 @@ def compact(
         session.confirm(f"Delete the changes older than {keep_days} days?")
     done: Document = session.client.post(path("changes", "compact"), {"keep_days": keep_days})
     removed = f"{done['removed']} change{'' if done['removed'] == 1 else 's'} deleted"
-    session.output.result(done, lambda: session.output.line(f"{removed}; the log begins after r{done['tail']}."))
+    kept = f"what came after revision {done['tail']} is kept" if done["tail"] else "the log is whole"
+    session.output.result(done, lambda: session.output.line(f"{removed}; {kept}."))
 
 
 @command(app, "new-epoch", example="tenantry event new-epoch --yes")
