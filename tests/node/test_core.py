@@ -176,12 +176,16 @@ class FakeMemory:
         self.full = False
         self.head: Head | None = None
         self.entries: dict[Slug, Entry] = {}
+        self.drifts: list[Mapping[str, Any]] = []
 
     def save(self, head: Head, entries: Iterable[Entry]) -> None:
         if self.full:
             raise OSError(28, "No space left on device", "head.json")
         self.head = head
         self.entries |= {entry.slug: entry for entry in entries}
+
+    def save_drifts(self, drifts: Iterable[Mapping[str, Any]]) -> None:
+        self.drifts = list(drifts)
 
 
 class Agent:
@@ -385,7 +389,7 @@ def test_a_held_removal_is_followed_once_it_is_confirmed() -> None:
             agent.order(confirmed=message.split()[-1])
             await until(lambda: Slug("shop") not in agent.host.sites)
             await until(lambda: not agent.database.conditions())
-            assert agent.database.line("shop")["state"] == "absent"
+            await until(lambda: agent.database.line("shop")["state"] == "absent")
 
     asyncio.run(body())
 
@@ -505,6 +509,21 @@ def test_a_repair_while_the_finding_is_on_its_way_is_reported_afterwards() -> No
     log.examined(None, ())
     assert log.arrived(), "more waits"
     assert [line["repaired_seconds"] for line in log.take()] == [0.0]
+
+
+def test_a_drift_repaired_after_a_restart_is_closed_in_the_database() -> None:
+    clock = Clock()
+    log = DriftLog(clock)
+    log.examined(Slug("blog"), [drift(Slug("blog"))])
+    clock.now = 110.0
+    lines = log.to_remember(wall=1_000_000.0)
+    restarted = DriftLog(clock)
+    clock.now = 5.0
+    restarted.restore(lines, wall=1_000_020.0)
+    assert restarted.take() == [], "it was reported before"
+    restarted.examined(Slug("blog"), ())
+    (line,) = restarted.take()
+    assert (line["path"], line["found_seconds"], line["repaired_seconds"]) == ("run/x", 30.0, 0.0)
 
 
 def test_one_report_holds_so_many_and_the_next_the_rest() -> None:

@@ -60,6 +60,18 @@ def test_what_the_previous_release_saved_is_loaded(state: Path) -> None:
     assert LastKnown(state).load().entries == (entry("blog"),)
 
 
+@pytest.mark.parametrize(("content", "count"), [(None, 1), (b"{", 0), (b"[3]", 0), (b'[{"site": null}]', 0), (b"", 0)])
+def test_open_drifts_are_remembered_and_damaged_ones_are_not(state: Path, content: bytes | None, count: int) -> None:
+    saved(state, "blog")
+    line = {"site": "blog", "kind": "file", "path": "x", "detail": "d", "found_at": 1.5}
+    LastKnown(state).save_drifts([line])
+    if content is not None:
+        (state / "drift.json").write_bytes(content)
+    remembered = LastKnown(state).load()
+    assert len(remembered.drifts) == count
+    assert remembered.head == HEAD
+
+
 def test_nothing_saved_is_no_problem(state: Path) -> None:
     remembered = LastKnown(state).load()
     assert (remembered.head, remembered.problems) == (None, ())

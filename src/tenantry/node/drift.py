@@ -47,6 +47,28 @@ class DriftLog:
         self._repaired: list[_Record] = []
         self._taken: list[_Record] = []
 
+    def restore(self, lines: Iterable[Mapping[str, Any]], wall: float) -> None:
+        """Go on with what was open and reported before the start; `wall` is the time in seconds since 1970."""
+        for line in lines:
+            found_at = self._clock() - max(wall - float(line["found_at"]), 0.0)
+            slug = None if line["site"] is None else Slug(str(line["site"]))
+            drift = Drift(slug, str(line["kind"]), str(line["path"]), str(line["detail"]))
+            self._open[drift.kind, drift.path] = _Record(drift, found_at, found_at, told=True)
+
+    def to_remember(self, wall: float) -> list[dict[str, Any]]:
+        """Return what the database may hold open, for `restore`: it would stay open there, repaired after a restart."""
+        now = self._clock()
+        return [
+            {
+                "site": record.drift.slug,
+                "kind": record.drift.kind,
+                "path": record.drift.path,
+                "detail": record.drift.detail,
+                "found_at": wall - (now - record.found_at),
+            }
+            for record in (*self._open.values(), *self._repaired)
+        ]
+
     def examined(self, slug: Slug | None, drifts: Iterable[Drift]) -> None:
         """All of `slug` was examined, and `drifts` is what differs: what did before and no longer does is repaired."""
         now = self._clock()

@@ -13,6 +13,7 @@ ECHO_SPREAD_SECONDS = 2.0  # within which nodes that begin together send their e
 ECHO_ANSWER_SECONDS = 2.0
 AGAIN_SECONDS = 60.0  # between tries where they do not arrive
 OWN_QUERY_SECONDS = 0.05  # what is heard this soon after a query may have come with its answer
+ECHOES = 2  # unanswered in a row before it is said that none arrives: a machine under load may miss one
 
 
 class _Step(enum.Enum):
@@ -27,7 +28,8 @@ class Hearing:
     def __init__(self, now: float, jitter: float) -> None:
         self.arrives: bool | None = None
         self._step = _Step.SENDING
-        self._due = now + ECHO_SPREAD_SECONDS * jitter
+        self._due = now + 2 * OWN_QUERY_SECONDS + ECHO_SPREAD_SECONDS * jitter
+        self._unanswered = 0
         self._queried_at = now
         self._epoch: str | None = None
         self._expected = 0  # the head before the latest, of which a notification must have come by now
@@ -43,8 +45,12 @@ class Hearing:
         if self._step is _Step.SENDING:
             self._step, self._due = _Step.WAITING, now + ECHO_ANSWER_SECONDS
             return True
-        self.arrives = False
-        self._step, self._due = _Step.SENDING, now + AGAIN_SECONDS
+        self._unanswered += 1
+        if self._unanswered < ECHOES:
+            self._step, self._due = _Step.SENDING, now
+        else:
+            self.arrives = False
+            self._step, self._due = _Step.SENDING, now + AGAIN_SECONDS
         return False
 
     def unsent(self, now: float) -> None:
@@ -57,7 +63,10 @@ class Hearing:
         self._told = max(self._told, revision or 0)
         if now - self._queried_at > OWN_QUERY_SECONDS:
             self.arrives = True
+            self._unanswered = 0
             self._step, self._due = _Step.PROVEN, math.inf
+        elif self._step is _Step.WAITING:
+            self._step, self._due = _Step.SENDING, now + 2 * OWN_QUERY_SECONDS  # no proof, and no answer missing
 
     def beaten(self, now: float, epoch: str | None, revision: int | None) -> None:
         """A heartbeat answered the head. A change of which no notification came by the next beat calls for a test."""

@@ -1,5 +1,7 @@
 """The last accepted desired state on disk: `state/sites/<slug>.json` and, written last, `state/head.json`.
 
+Beside it `state/drift.json`: drifts that were reported and not repaired when the agent ended.
+
 An interruption leaves newer sites under an older head: what lies between is read from the database again. What cannot
 be read is left out and said; it is no reason to take a site away.
 """
@@ -20,6 +22,7 @@ from tenantry.spec.names import Slug
 logger = logging.getLogger(__name__)
 
 VERSION = 1
+_DRIFT_KEYS = frozenset({"site", "kind", "path", "detail", "found_at"})
 _SHIFT = "shift"  # beside the platform's own keys in a site's file: what the node adds to its generations
 
 
@@ -29,6 +32,7 @@ class LastKnown:
     def __init__(self, directory: Path) -> None:
         self._sites = directory / "sites"
         self._head = directory / "head.json"
+        self._drift = directory / "drift.json"
         self._newer = False
         self._damaged: set[Path] = set()
 
@@ -38,7 +42,7 @@ class LastKnown:
             document = json.loads(self._head.read_bytes())
             version, head = int(document["version"]), _parse_head(document)
         except FileNotFoundError:
-            return Remembered(None)
+            return Remembered(None, drifts=self._load_drifts())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("%s is damaged and not used: %r", self._head, error)
             return Remembered(None, problems=(f"state/head.json is damaged and not used: {error!r:.200}",))
@@ -52,7 +56,7 @@ class LastKnown:
             return Remembered(None, problems=(problem,))
         entries = tuple(self._load_sites())
         problems = tuple(f"state/sites/{path.name} is damaged and not used" for path in sorted(self._damaged))
-        return Remembered(head, entries, problems)
+        return Remembered(head, entries, problems, self._load_drifts())
 
     def load_site(self, slug: Slug) -> Entry | None:
         """Return one remembered site."""
@@ -82,6 +86,20 @@ class LastKnown:
         if head.left:
             document["left"] = list(head.left)
         write_file(self._head, json.dumps(document).encode(), mode=0o600, durable=True)
+
+    def save_drifts(self, drifts: Iterable[Mapping[str, Any]]) -> None:
+        """Remember what was reported as differing."""
+        write_file(self._drift, json.dumps(list(drifts)).encode(), mode=0o600)
+
+    def _load_drifts(self) -> tuple[Mapping[str, Any], ...]:
+        try:
+            drifts = json.loads(self._drift.read_bytes())
+            return tuple(drift for drift in drifts if drift.keys() >= _DRIFT_KEYS and float(drift["found_at"]) >= 0)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            logger.warning("%s is damaged and not used: %r", self._drift, error)
+            return ()
 
     def _load_sites(self) -> Iterable[Entry]:
         for path in sorted(self._sites.glob("*.json")):

@@ -64,9 +64,12 @@ class Remembered:
     head: Head | None
     entries: tuple[Entry, ...] = ()
     problems: tuple[str, ...] = ()
+    drifts: tuple[Mapping[str, Any], ...] = ()
 
 
 class Memory(Protocol):
-    """Where the last accepted state survives."""
+    """Where the last accepted state survives, and the drifts that were reported and not repaired."""
 
     def save(self, head: Head, entries: Iterable[Entry]) -> None: ...
+
+    def save_drifts(self, drifts: Iterable[Mapping[str, Any]]) -> None: ...

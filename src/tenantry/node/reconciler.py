@@ -7,6 +7,7 @@ again.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from tenantry.node.answer import Orders
@@ -42,13 +43,13 @@ class Reconciler:
     ) -> None:
         self._status = status
         self._desired = DesiredState()
-        drift = DriftLog(clock)
+        self._drift = drift = DriftLog(clock)
         self._worker = Worker(host, self._desired, status, starts_at_once=starts_at_once, clock=clock)
         self._saver = Saver(memory, self._desired, status)
         self._reader = Reader(source, host, self._desired, status, worker=self._worker, saver=self._saver, clock=clock)
         self._checker = Checker(host, self._desired, status, worker=self._worker, drift=drift, clock=clock)
         self._drainer = Drainer(host, status, clock)
-        self._reporter = Reporter(source, status, drift)
+        self._reporter = Reporter(source, status, drift, memory)
         self._connect()
 
     def _connect(self) -> None:
@@ -60,6 +61,7 @@ class Reconciler:
 
     def restore(self, remembered: Remembered) -> None:
         """Begin with a remembered state: what is worked towards if the database cannot be asked at first."""
+        self._drift.restore(remembered.drifts, time.time())
         if remembered.problems:
             self._status.set_condition(DAMAGED, "; ".join(remembered.problems)[:1000])
         if remembered.head is not None:

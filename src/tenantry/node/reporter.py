@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import random
+import time
 
 from tenantry.node.drift import DriftLog
 from tenantry.node.errors import StoreUnavailable
 from tenantry.node.gate import retry_delay
-from tenantry.node.ports import DesiredSource
+from tenantry.node.ports import DesiredSource, Memory
 from tenantry.node.status import NodeStatus
 from tenantry.node.workqueue import Signal
 
@@ -17,8 +18,9 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """Reports for ever, whenever woken."""
 
-    def __init__(self, source: DesiredSource, status: NodeStatus, drift: DriftLog) -> None:
+    def __init__(self, source: DesiredSource, status: NodeStatus, drift: DriftLog, memory: Memory) -> None:
         self._source = source
+        self._memory = memory
         self._status = status
         self._drift = drift
         self._signal = Signal()
@@ -45,6 +47,8 @@ class Reporter:
         if report is None:
             self._drift.give_back()
             return True
+        if drifts:
+            self._remember_drifts()
         try:
             await self._source.report(report | {"drift": drifts} if drifts else report)
         except StoreUnavailable as error:
@@ -54,4 +58,13 @@ class Reporter:
             return False
         if self._drift.arrived():
             self._signal.set()
+        if drifts:
+            self._remember_drifts()
         return True
+
+    def _remember_drifts(self) -> None:
+        """Before and after: what the database holds open must be known to whoever repairs it, also after a restart."""
+        try:
+            self._memory.save_drifts(self._drift.to_remember(time.time()))
+        except OSError as error:
+            logger.warning("open drifts cannot be remembered: %s", error)
