@@ -582,6 +582,26 @@ def test_a_mode_is_a_flag_and_restarts_nothing(kept: Kept, mode: Mode, flags: li
 # Another release of the agent, interrupted writes
 
 
+def test_a_document_of_a_release_that_noted_nothing_is_written_anew_and_restarts_nothing(kept: Kept) -> None:
+    document, note = kept.home / DOCUMENT, kept.home / "state/written/blog.json"
+    content, noted, pid = document.read_bytes(), note.read_bytes(), kept.pid()
+    note.unlink()
+    document.write_text(document.read_text().replace('"TENANTRY_SITE"', '"OLDER":"1","TENANTRY_SITE"'))
+    document.chmod(0o600)
+    socket = next((kept.home / DOCUMENT).parent.glob("*.sock"))
+    soon = time.time() + 60
+    os.utime(socket, (soon, soon))  # the process began after the document was written
+    younger = LocalHost(read_config(kept.node.config))
+    younger.scan()
+    assert [drift.kind for drift in younger.examine(BLOG, kept.specs[BLOG])] == ["file"]
+    plan = plan_site(kept.specs[BLOG], younger.observe(BLOG, kept.specs[BLOG]))
+    assert [type(action).__name__ for action in plan.actions] == ["WriteDocument", "AwaitReady"]
+    document.write_bytes(content)
+    note.write_bytes(noted)
+    note.chmod(0o600)
+    assert kept.pid() == pid
+
+
 def test_what_an_older_agent_wrote_is_no_drift(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release of the agent that renders an ini differently must not restart every site."""
     render = host_module.render_vassal

@@ -31,6 +31,10 @@ class Written:
         """Whether `content` is what was written last as `name`."""
         return self._read(slug).get(name) == _digest(content)
 
+    def noted(self, slug: Slug, name: str) -> bool:
+        """Whether it is known what was written last as `name`."""
+        return name in self._read(slug)
+
     def drop(self, slug: Slug, *names: str) -> None:
         """Forget files; without names the whole site."""
         hashes = self._read(slug)
