@@ -226,3 +226,19 @@ def test_many_sites_at_once(serving: Node) -> None:
     node = serving.sql("SELECT report FROM agent_v1.received ORDER BY number DESC LIMIT 1")[0][0]
     assert node["revision"] == revision
     assert node["conditions"] == []
+
+
+def test_killed_while_a_site_goes_its_names_go_first(serving: Node) -> None:
+    """The next agent knows the site as absent, and its hostname only from the directory of links."""
+    two_sites(serving)
+    serving.stop("agent", signal.SIGKILL)
+    revision = put_site(serving, "one", 1, present=False)
+    document = serving.home / "run" / "sites" / "one" / "site.1.json"
+    link = serving.home / "run" / "hosts" / "one.localhost"
+    serving.start_agent()
+    dangled = False
+    while document.exists():
+        dangled = dangled or (link.is_symlink() and not (link / "app.sock").exists())
+    assert not dangled
+    assert not link.is_symlink()
+    serving.reported("one", revision, "absent")

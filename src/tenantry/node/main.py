@@ -70,9 +70,11 @@ async def run_agent(config: Config) -> None:
     store = Store(asking)
     memory = LastKnown(config.layout.state)
     releases = Releases(config)
+    host = LocalHost(config, releases)
+    host.scan()  # before anything is worked on: a site is not taken away before the names that lead to it are known
     reconciler = Reconciler(
         store,
-        LocalHost(config, releases),
+        host,
         memory,
         NodeStatus(importlib.metadata.version("tenantry")),
         starts_at_once=STARTS_PER_CPU * (os.cpu_count() or 1),
