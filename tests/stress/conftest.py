@@ -26,6 +26,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 lab = _load("node_lab", ROOT / "tests" / "node" / "lab.py")
 _load("stress_world", ROOT / "tests" / "stress" / "world.py")
+_load("stress_mutations", ROOT / "tests" / "stress" / "mutations.py")
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,8 @@ def judge(node: Node, sites: int, kills: int, changes: int) -> None:
         f"{found.left_staged} kills in the middle of a write; converged after at most {max(found.seconds):.1f} s; "
         f"{visitors.visits} visits, {sum(visitors.failures.values())} failed, slowest {visitors.slowest:.2f} s"
     )
+    for line in (*found.torn[:20], *found.lost[:20], *map(str, visitors.failures.most_common(20))):
+        print(f"  {line}")
     assert found.torn == []
     assert found.lost == []
     assert not visitors.failures
