@@ -100,7 +100,7 @@ def cluster(golden: Path, nodes: int, application: str = APPLICATION) -> Iterato
     with network() as made:
         postgres = HostedPostgres(made.host("db"), made.scratch / "pg", golden)
         postgres.use()
-        control.add_release()
+        control.add_project()
         release = made.scratch / "release"
         build_release(release, control.RELEASE, application)
         running = Cluster(made, golden, postgres, [], release)

@@ -19,16 +19,6 @@ from tenantry.control.sites import services as sites  # noqa: E402
 
 PROJECT = "demo"
 RELEASE = "demo-1"
-FACTS = releases.ReleaseFacts(
-    digest=f"sha256:{RELEASE}",
-    commit="abc",
-    python="3.11.2",
-    django="5.2.1",
-    wsgi="app:application",
-    settings="app",
-    manage="manage.py",
-    static="static",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +44,31 @@ def join(server: PostgresServer, number: int) -> Membership:
     return Membership(name, joined.role, joined.node_key)
 
 
-def add_release() -> None:
-    """Add the project of all sites, with a ready release."""
+def add_project() -> None:
+    """Add the project of all sites, with its first release ready."""
     releases.add_project(SETUP, releases.ProjectRequest(name=PROJECT, source="/srv/demo"))
-    releases.finish_release(RELEASE, FACTS)
+    _finish(RELEASE)
+
+
+def add_release() -> str:
+    """Add another ready release, which sites get that ask for it; returns its name."""
+    name = releases.request_release(SETUP, PROJECT).name
+    _finish(name)
+    return name
+
+
+def _finish(name: str) -> None:
+    facts = releases.ReleaseFacts(
+        digest=f"sha256:{name}",
+        commit="abc",
+        python="3.11.2",
+        django="5.2.1",
+        wsgi="app:application",
+        settings="app",
+        manage="manage.py",
+        static="static",
+    )
+    releases.finish_release(name, facts)
 
 
 def add_release_request() -> None:
