@@ -64,6 +64,7 @@ from tenantry.spec.sites import ReleaseName, ReleaseSpec, SiteSpec
 
 READY_SECONDS = 60.0
 WATCH_STEP_SECONDS = 0.5
+EMPEROR_SILENT_STEPS = 6  # one that is being started again is back before
 WORKER_DIED = "DAMN ! worker"  # uWSGI's words when a worker ends by itself and is started again
 WORKER_DEATHS = 3
 HUNG_UP_MAX = 3
@@ -384,14 +385,15 @@ class LocalHost:
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(CONNECT_STEP_SECONDS)
             except NotReady:
-                # It may have been a process that the emperor was ending, with another to come.
+                # Of a generation that served: a process the emperor was ending, with another to come.
                 hung_up += 1
-                if hung_up > HUNG_UP_MAX:
+                if hung_up > HUNG_UP_MAX or self._sites.served.get(spec.slug) != generation:
                     raise
                 await asyncio.sleep(WATCH_STEP_SECONDS)
 
     async def _watch_start(self, slug: Slug, generation: int) -> NoReturn:
         """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
+        silent = 0
         while True:
             await asyncio.sleep(WATCH_STEP_SECONDS)
             if self._log_tail(slug, generation).count(WORKER_DIED) >= WORKER_DEATHS:
@@ -400,7 +402,11 @@ class LocalHost:
                 try:
                     state = await ask_emperor(self._layout.emperor_socket)
                 except EmperorUnavailable:
-                    continue  # the limit on the whole wait ends this
+                    silent += 1
+                    if silent >= EMPEROR_SILENT_STEPS:
+                        raise  # that is not the generation's fault: it must not be given up
+                    continue
+                silent = 0
                 if f"{slug}.{generation}.ini" in state.blacklisted:
                     raise NotReady(f"generation {generation}: its process keeps ending before it listens")
 
