@@ -21,7 +21,7 @@ from typing import Any
 from bench.results import Row, Table
 from tenantry.node.config import Config, parse_config
 from tenantry.node.effects.host import LocalHost
-from tenantry.node.planner import AwaitReady, plan_site
+from tenantry.node.planner import AwaitReady, ObservedSite, plan_site
 from tenantry.node.prepare import prepare
 from tenantry.node.vassal import SOCKET_MODE
 from tenantry.sealing import Sealer, generate_key
@@ -126,7 +126,7 @@ def _node(home: Path, sites: int) -> Iterator[_Node]:
 async def _make(host: LocalHost, config: Config, spec: SiteSpec) -> socket.socket:
     """Do what the planner says for a new site; the wrapper's part, the socket, here."""
     listener = socket.socket(socket.AF_UNIX)
-    for action in plan_site(spec, host.observe(spec.slug, spec)).actions:
+    for action in plan_site(spec, ObservedSite(spec.slug)).actions:
         if isinstance(action, AwaitReady):
             path = config.layout.socket(spec.slug, spec.generation)
             listener.bind(str(path))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from node_lab import AS_ROOT, Node, wait_until
@@ -275,10 +276,10 @@ def test_a_change_beside_the_sites_is_found_and_put_right(kept: Kept, mutate: Mu
     assert kept.pid() == pid
 
 
-def state_of(home: Path) -> dict[str, tuple[int, ...] | str]:
+def state_of(home: Path, *tops: str) -> dict[str, tuple[int, ...] | str]:
     """What the agent is responsible for: type, mode and owner of everything, links' targets."""
     found: dict[str, tuple[int, ...] | str] = {}
-    for top in ("run", "etc", "state", "data"):
+    for top in tops or ("run", "etc", "state", "data"):
         for path in [home / top, *sorted((home / top).rglob("*"))]:
             state = path.lstat()
             name = str(path.relative_to(home))
@@ -618,3 +619,48 @@ def test_what_an_older_agent_wrote_is_no_drift(kept: Kept, monkeypatch: pytest.M
     assert [drift.path for drift in forgetful.examine(BLOG, kept.specs[BLOG])] == [VASSAL]
     note.write_bytes(content)
     note.chmod(0o600)
+
+
+# The running agent
+
+BY_THE_AGENT: list[tuple[Mutation, str, str]] = [
+    (append, DOCUMENT, "file"),
+    (append, VASSAL, "file"),
+    (delete, "run/sites/blog/1.sock", "socket"),
+    (delete, "run/sites/blog/app.sock", "link"),
+    (point_elsewhere, HOST, "link"),
+    (open_to_all, "data/blog/home", "mode"),
+    (create_file, "run/sites/blog/mode.maintenance", "file"),
+    (create_file, "run/vassals/evil.ini", "vassal"),
+    (append, "etc/nginx.conf", "file"),
+    (to_directory, "etc/vassal", "file"),
+    (open_to_all, "run/hosts", "mode"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "path", "kind"), BY_THE_AGENT, ids=name_of)
+def test_the_agent_finds_repairs_and_reports(blog: Node, mutate: Mutation, path: str, kind: str) -> None:
+    wait_until(lambda: not open_drift(blog), 20)
+    blog.sql("TRUNCATE agent_v1.received")
+    before = state_of(blog.home, "run", "etc", "data")
+    mutate(blog.home / path)
+    blog.sql("""SELECT agent_v1.ask('{"check_repair": true}')""")
+    line = wait_until(lambda: repaired(blog, kind, path), 30, f"the report of {path}")
+    print(f"{kind} {path}: repaired after {line['took_seconds']:.3f} s")
+    wait_until(lambda: state_of(blog.home, "run", "etc", "data") == before, 10)
+    wait_until(lambda: blog.get("blog.localhost")[0] == 200, 10)
+
+
+def lines_of(node: Node) -> list[dict[str, Any]]:
+    rows = node.sql("SELECT report->'drift' FROM agent_v1.received WHERE report ? 'drift' ORDER BY number")
+    return [line for (lines,) in rows for line in lines or ()]
+
+
+def repaired(node: Node, kind: str, path: str) -> dict[str, Any] | None:
+    lines = [line for line in lines_of(node) if (line["kind"], line["path"]) == (kind, path)]
+    return next((line for line in lines if line["repaired_seconds"] is not None), None)
+
+
+def open_drift(node: Node) -> set[tuple[str, str]]:
+    last = {(line["kind"], line["path"]): line for line in lines_of(node)}
+    return {key for key, line in last.items() if line["repaired_seconds"] is None}
