@@ -108,6 +108,9 @@ def test_another_site_of_the_same_name_never_gets_the_former_ones_process(servin
 def test_a_lost_memory_and_a_restored_database_at_once(serving: Node) -> None:
     serving.reported("one", put_site(serving, "one", 1, generation=5, environment={"COLOR": "lost"}))
     serving.reported("two", put_site(serving, "two", 2, generation=2, environment={"COLOR": "same"}))
+    names = ["two.localhost", "more.localhost"]
+    revision = put_site(serving, "two", 2, generation=2, environment={"COLOR": "same"}, hostnames=names)
+    serving.reported("two", revision)
     pid = serving.page("two.localhost")["pid"]
     serving.stop("agent")
     (serving.home / "state" / "head.json").write_bytes(b"\0" * 40)

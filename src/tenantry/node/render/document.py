@@ -80,6 +80,17 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
+def same_start(one: bytes, other: bytes) -> bool:
+    """Whether two encoded documents start the same process; hostnames may have changed since, without a restart."""
+    try:
+        documents = [json.loads(text) for text in (one, other)]
+        for document in documents:
+            document["environment"].pop("TENANTRY_HOSTNAMES", None)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(documents[0] == documents[1])
+
+
 def _user(owner: Owner | None) -> dict[str, Any] | None:
     return None if owner is None else {"uid": owner.uid, "gid": owner.gid, "groups": [owner.project_gid]}
 
