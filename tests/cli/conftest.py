@@ -52,7 +52,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> RunCli:
 
 @dataclass
 class Stub:
-    """Answers by (method, path); what was asked is kept in `requests`."""
+    """Answers by (method, path), with its query or without; what was asked is kept in `requests`."""
 
     url: str = ""
     answers: dict[tuple[str, str], tuple[int, str, bytes]] = field(default_factory=dict)
@@ -75,7 +75,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = self.path.partition("?")[0]
             known.requests.append((self.command, self.path, dict(self.headers), body))
-            status, kind, answer = known.answers.get((self.command, path), (404, "application/json", b"{}"))
+            missing = (404, "application/json", b"{}")
+            canned = known.answers.get((self.command, self.path)) or known.answers.get((self.command, path))
+            status, kind, answer = canned or missing
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(answer)))

@@ -114,6 +114,8 @@ def ask_check(stub: Any, *drifts: dict[str, Any], **different: Any) -> None:
     stub.answer("POST", "/api/v1/nodes/n1/check", 202, {"check": 7, "requested_at": at(0)})
     stub.answer("GET", "/api/v1/nodes/n1", 200, node(**{"checked_id": 7, **different}))
     stub.answer("GET", "/api/v1/nodes/n1/drift", 200, page(*drifts))
+    still_open = [one for one in drifts if one["repaired_at"] is None]
+    stub.answer("GET", "/api/v1/nodes/n1/drift?open=true&limit=1000", 200, page(*still_open))
 
 
 def test_a_check_that_finds_nothing(cli: Any, stub: Any) -> None:

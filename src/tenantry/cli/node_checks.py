@@ -16,70 +16,71 @@ from tenantry.cli.waiting import Timeout, Wait
 
 CHECK_SECONDS = 120  # a deep comparison of releases reads every file
 POLL_SECONDS = 0.2
+DRIFTS_MAX = 1000  # what the API sends at once
 DRIFT_COLUMNS = ("what", "path", "last right", "found", "repaired")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the group `node`."""
-
-    @command(app, "check", example="tenantry node check --all --repair")
-    def check(
-        session: Session,
-        name: Annotated[str | None, typer.Argument(metavar="NODE", help="The node's name.", show_default=False)] = None,
-        every: Annotated[bool, typer.Option("--all", help="Check every node.")] = False,
-        repair: Annotated[bool, typer.Option("--repair", help="Repair what has drifted.")] = False,
-        wait: Wait = True,
-        timeout: Timeout = CHECK_SECONDS,
-    ) -> None:
-        """Compare a node with what it should be, now: its files, processes, nginx and releases.
-
-        Nodes do so by themselves twice a minute and repair at once. Prints what had drifted, since when, and how long
-        its repair took. Exit code 1 when there is drift that is not repaired.
-        """
-        if (name is None) != every:
-            raise UsageProblem("node", "give one node's name, or --all for every node.")
-        chosen = [name] if name is not None else [node["name"] for node in _reachable(session)]
-        orders = {one: session.client.post(path("nodes", one, "check"), {"repair": repair}) for one in chosen if one}
-        if not wait:
-            document = [{"node": one, "check": order["check"]} for one, order in orders.items()]
-            session.output.result(document, lambda: session.output.line(f"Asked {', '.join(orders)} to check."))
-            return
-        deadline = time.monotonic() + timeout
-        results: list[Document] = []
-        silent: list[StillWorking] = []
-        for one, order in orders.items():
-            try:
-                results.append(_result(session, one, order, deadline, repair=repair))
-            except StillWorking as error:  # the others' results are worth no less
-                silent.append(error)
-        session.output.result(results, lambda: _print_results(session, results))
-        if silent:
-            raise StillWorking(" ".join(map(str, silent)), silent[0].advice)
-        if any(drift["repaired_at"] is None for result in results for drift in result["drift"]):
-            raise typer.Exit(1)
-
-    @command(app, "drift", example="tenantry node drift node-2 --open")
-    def drift(
-        session: Session,
-        name: NodeArgument,
-        only_open: Annotated[bool, typer.Option("--open", help="Only what is not repaired.")] = False,
-        limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")] = 50,
-    ) -> None:
-        """List what was found on a node that was not as it should be, the latest first."""
-        drifts = drifts_of(session, name, only_open=only_open, limit=limit)
-        empty = f"Nothing on {name} is adrift." if only_open else f"Nothing on {name} has drifted in the last 30 days."
-
-        def show() -> None:
-            session.output.table(
-                DRIFT_COLUMNS, [_row(one) for one in drifts], empty, keep=("what", "found", "repaired")
-            )
-
-        session.output.result(drifts, show)
+    command(app, "check", example="tenantry node check --all --repair")(check)
+    command(app, "drift", example="tenantry node drift node-2 --open")(drift)
 
 
-def drifts_of(session: Session, name: str, *, only_open: bool = False, limit: int = 200) -> list[Drift]:
+def check(
+    session: Session,
+    name: Annotated[str | None, typer.Argument(metavar="NODE", help="The node's name.", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every node.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what has drifted.")] = False,
+    wait: Wait = True,
+    timeout: Timeout = CHECK_SECONDS,
+) -> None:
+    """Compare a node with what it should be, now: its files, processes, nginx and releases.
+
+    Nodes do so by themselves twice a minute and repair at once. Prints what had drifted, since when, and how long
+    its repair took. Exit code 1 when there is drift that is not repaired.
+    """
+    if (name is None) != every:
+        raise UsageProblem("node", "give one node's name, or --all for every node.")
+    chosen = [name] if name is not None else [node["name"] for node in _reachable(session)]
+    orders = {one: session.client.post(path("nodes", one, "check"), {"repair": repair}) for one in chosen if one}
+    if not wait:
+        document = [{"node": one, "check": order["check"]} for one, order in orders.items()]
+        session.output.result(document, lambda: session.output.line(f"Asked {', '.join(orders)} to check."))
+        return
+    deadline = time.monotonic() + timeout
+    results: list[Document] = []
+    silent: list[StillWorking] = []
+    for one, order in orders.items():
+        try:
+            results.append(_result(session, one, order, deadline, repair=repair))
+        except StillWorking as error:  # the others' results are worth no less
+            silent.append(error)
+    session.output.result(results, lambda: _print_results(session, results))
+    if silent:
+        raise StillWorking(" ".join(map(str, silent)), silent[0].advice)
+    if any(drift["repaired_at"] is None for result in results for drift in result["drift"]):
+        raise typer.Exit(1)
+
+
+def drift(
+    session: Session,
+    name: NodeArgument,
+    only_open: Annotated[bool, typer.Option("--open", help="Only what is not repaired.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=DRIFTS_MAX, help="At most this many.")] = 50,
+) -> None:
+    """List what was found on a node that was not as it should be, the latest first."""
+    drifts = drifts_of(session, name, only_open=only_open, limit=limit)
+    empty = f"Nothing on {name} is adrift." if only_open else f"Nothing on {name} has drifted in the last 30 days."
+
+    def show() -> None:
+        session.output.table(DRIFT_COLUMNS, [_row(one) for one in drifts], empty, keep=("what", "found", "repaired"))
+
+    session.output.result(drifts, show)
+
+
+def drifts_of(session: Session, name: str, *, only_open: bool = False, limit: int = DRIFTS_MAX) -> list[Drift]:
     """What drifted on a node, the latest first."""
-    query = {"open": "true" if only_open else None, "limit": min(limit, 200)}
+    query = {"open": "true" if only_open else None, "limit": limit}
     found: list[Drift] = session.client.items(path("nodes", name, "drift"), query, limit=limit)
     return found
 
@@ -135,7 +136,9 @@ def _result(session: Session, name: str, order: Document, deadline: float, *, re
             break
         time.sleep(POLL_SECONDS)
     since = order["requested_at"]
-    found = [one for one in drifts_of(session, name) if _concerns(one, since)]
+    # What is open is asked for by itself: it may be older than the latest that were repaired.
+    repaired = [one for one in drifts_of(session, name) if _repaired_since(one, since)]
+    found = [*drifts_of(session, name, only_open=True), *repaired]
     return {"node": name, "checked": node["checked"], "checked_at": node["checked_at"], "drift": found}
 
 
@@ -176,7 +179,6 @@ def _row(one: Drift) -> tuple[object, ...]:
     return (what, one["path"], ago(one["good_at"]), ago(one["found_at"]), repaired)
 
 
-def _concerns(one: Drift, since: str) -> bool:
-    """Whether a check asked for at `since` found this, or it was not repaired by then."""
+def _repaired_since(one: Drift, since: str) -> bool:
     ended = one["repaired_at"]
-    return ended is None or datetime.fromisoformat(ended) >= datetime.fromisoformat(since)
+    return ended is not None and datetime.fromisoformat(ended) >= datetime.fromisoformat(since)
