@@ -238,7 +238,7 @@ def test_killed_while_a_site_goes_its_names_go_first(serving: Node) -> None:
     serving.start_agent()
     dangled = False
     while document.exists():
-        dangled = dangled or (link.is_symlink() and not (link / "app.sock").exists())
+        dangled = dangled or (not (link / "app.sock").exists() and link.is_symlink())
     assert not dangled
     assert not link.is_symlink()
     serving.reported("one", revision, "absent")
