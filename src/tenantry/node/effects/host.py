@@ -44,7 +44,7 @@ from tenantry.node.planner import (
     WriteVassal,
 )
 from tenantry.node.probes import Tables, entries, observe_site
-from tenantry.node.render.document import Secrets, encode, site_document
+from tenantry.node.render.document import Secrets, encode, same_start, site_document
 from tenantry.node.render.uwsgi import render_vassal
 from tenantry.node.site_integrity import (
     DOCUMENT_MODE,
@@ -144,14 +144,15 @@ class LocalHost:
         return observed
 
     def resembles(self, spec: SiteSpec) -> bool:
-        """Whether the files of the spec's generation read as they would be written for it now."""
+        """Whether the files of the spec's generation say what they would say if they were written now."""
         slug, generation = spec.slug, spec.generation
         try:
             document = self._layout.document(slug, generation).read_bytes()
             vassal = self._layout.vassal(slug, generation).read_bytes()
         except OSError:
             return False
-        return (document, vassal) == (self._document_text(spec, generation), self._vassal_text(spec, generation))
+        expected = self._document_text(spec, generation)
+        return expected is not None and vassal == self._vassal_text(spec, generation) and same_start(document, expected)
 
     def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
         """Return how the site differs from what was made for it. For sites at rest: work in progress differs, too.
@@ -160,9 +161,9 @@ class LocalHost:
         """
         self._tables.refresh_sockets(EXAMINED_FRESH_SECONDS)
         self._tables.refresh_directories()
-        if self._sites.unchanged(slug, spec):
+        if self._sites.unchanged(slug, spec) or not self._sites.damage(slug, spec):
             return ()
-        self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
+        self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)  # what was read a second ago may have changed rightly
         self._tables.refresh_directories()
         return tuple(self._sites.damage(slug, spec).values())
 
