@@ -9,6 +9,7 @@ be read is left out and said; it is no reason to take a site away.
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tenantry.spec.names import Slug
 logger = logging.getLogger(__name__)
 
 VERSION = 1
+WRITERS = 16  # files on their way to the disk at once, which takes what waits in one go
 _DRIFT_KEYS = frozenset({"site", "kind", "path", "detail", "found_at"})
 _SHIFT = "shift"  # beside the platform's own keys in a site's file: what the node adds to its generations
 
@@ -67,13 +69,8 @@ class LastKnown:
 
     def save(self, head: Head, entries: Iterable[Entry]) -> None:
         """Remember changed entries, then the head. Durable when it returns; interrupted, the older head stands."""
-        for entry in entries:
-            path = self._sites / f"{entry.slug}.json"
-            if entry.document is not None:
-                write_file(path, _encode(dict(entry.document) | {_SHIFT: entry.shift}), mode=0o600, durable=True)
-                self._damaged.discard(path)
-            elif entry.problem is None:
-                remove(path)
+        with ThreadPoolExecutor(WRITERS) as writers:
+            list(writers.map(self._save_site, entries))
         for path in self._damaged:
             remove(path)
         self._damaged.clear()
@@ -86,6 +83,14 @@ class LastKnown:
         if head.left:
             document["left"] = list(head.left)
         write_file(self._head, json.dumps(document).encode(), mode=0o600, durable=True)
+
+    def _save_site(self, entry: Entry) -> None:
+        path = self._sites / f"{entry.slug}.json"
+        if entry.document is not None:
+            write_file(path, _encode(dict(entry.document) | {_SHIFT: entry.shift}), mode=0o600, durable=True)
+            self._damaged.discard(path)
+        elif entry.problem is None:
+            remove(path)
 
     def save_drifts(self, drifts: Iterable[Mapping[str, Any]]) -> None:
         """Remember what was reported as differing."""
