@@ -394,6 +394,23 @@ def test_a_held_removal_is_followed_once_it_is_confirmed() -> None:
     asyncio.run(body())
 
 
+def test_a_database_that_is_set_back_gives_no_orders() -> None:
+    async def body() -> None:
+        agent = Agent()
+        async with running(agent):
+            agent.put(site("blog"), site("shop"))
+            await until(lambda: agent.serves("shop", 2))
+            agent.database.revision, agent.database.sites = 1, {}
+            agent.database.orders = agent.database.orders | {"draining": True}
+            agent.reconciler.hear(None, None)
+            await until(lambda: "StaleState" in agent.database.conditions())
+            assert "new-epoch" in agent.database.conditions()["StaleState"]
+            assert agent.host.draining == [False]
+            assert agent.host.sites[Slug("blog")].serving == 1
+
+    asyncio.run(body())
+
+
 def test_a_namesake_is_served_only_after_the_former_site_is_gone() -> None:
     async def body() -> None:
         agent = Agent()

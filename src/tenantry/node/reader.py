@@ -108,9 +108,7 @@ class Reader:
             self._accept(parse_answer(await self._source.desired(0)))
 
     def _accept(self, answer: Answer) -> None:
-        """Take the answer over, unless it must not be. Orders come from it in any case."""
-        if answer.orders is not None:
-            self.on_orders(answer.orders)
+        """Take the answer over, with its orders, unless it must not be."""
         try:
             on_node = self._host.scan() if answer.full else frozenset()
             changed = self._desired.merge(answer, on_node, self._look)
@@ -124,6 +122,8 @@ class Reader:
         self._worker.trust()
         self._status.head(answer.epoch, answer.revision)
         self._begin(changed)
+        if answer.orders is not None:
+            self.on_orders(answer.orders)
 
     def _begin(self, changed: frozenset[Slug]) -> None:
         for slug in changed:
