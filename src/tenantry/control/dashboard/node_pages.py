@@ -110,7 +110,7 @@ def node_context(name: str) -> dict[str, Any]:
                 "node": found,
                 "told": _told(found),
                 "held": _held(found),
-                "drifts": queries.drift_of(name, DRIFTS_SHOWN),
+                "drifts": _drifts(name),
             }
     raise Http404(f"There is no node «{name}».")
 
@@ -138,6 +138,12 @@ def _told(found: dict[str, Any]) -> dict[str, list[str]]:
     conditions = [f"reports {one.get('type')}:" for one in found["conditions"]]
     problems = [text for text in found["problems"] if not text.startswith(tuple(conditions))]
     return {"problems": problems, "notes": list(found["notes"])}
+
+
+def _drifts(name: str) -> list[queries.DriftView]:
+    """What is open, then what was repaired lately: an open one may be older than all of these."""
+    repaired = [one for one in queries.drift_of(name, DRIFTS_SHOWN) if one.repaired_at is not None]
+    return [*queries.drift_of(name, DRIFTS_SHOWN, open_only=True), *repaired][:DRIFTS_SHOWN]
 
 
 def _held(found: dict[str, Any]) -> Held | None:
