@@ -1,6 +1,7 @@
 """The round over the releases in use."""
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
@@ -18,8 +19,12 @@ class Releases:
 
     def __init__(self) -> None:
         self.words: dict[ReleaseName, str | Exception | None] = {}
+        self.cleaned = 0
         self.verified: list[ReleaseName] = []
         self.collected: list[frozenset[ReleaseName]] = []
+
+    async def clean(self) -> None:
+        self.cleaned += 1
 
     async def verify(self, name: ReleaseName) -> str | None:
         self.verified.append(name)
@@ -67,3 +72,14 @@ def test_unused_releases_are_collected_hourly_and_never_on_an_empty_state() -> N
     for now[0] in (1.0, 30.0, COLLECT_SECONDS, COLLECT_SECONDS + 2):
         asyncio.run(keeper.round())
     assert releases.collected == [used, used]
+
+
+def test_a_start_cleans_before_it_verifies() -> None:
+    releases = Releases()
+
+    async def start() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ReleaseKeeper(releases, lambda: frozenset({ONE})).run(), 0.05)
+
+    asyncio.run(start())
+    assert (releases.cleaned, releases.verified) == (1, [])

@@ -36,7 +36,7 @@ from tenantry.control.releases.artifacts.packing import pack
 from tenantry.control.releases.building.freeze import digest_of
 from tenantry.interpreters import find_interpreters, reachable_by_others
 from tenantry.node.config import Config, ControlAccess
-from tenantry.node.effects import manifest, releases, unpacking
+from tenantry.node.effects import manifest, releases, relocation, unpacking
 from tenantry.node.effects.releases import Releases
 from tenantry.node.errors import NotReady, Transient
 from tenantry.spec.names import Slug
@@ -325,6 +325,7 @@ def test_a_killed_agent_leaves_a_whole_release_or_none(home: Path, built: Built,
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     node = Releases(config_of(home, built.store))
+    asyncio.run(node.clean())
     if node.present(built.spec):
         assert asyncio.run(node.verify(NAME)) is None
     else:
@@ -479,6 +480,21 @@ def test_a_python_that_is_not_here_is_named_with_the_way_to_get_it(home: Path, b
     words = refusal(home, publish(built.directory, built.store), NotReady)
     assert "was built with Python 3.99, which this node does not have" in words
     assert "apt install python3.99" in words
+
+
+def test_what_a_person_must_mend_is_tried_again_soon_after(
+    home: Path, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    node = Releases(config_of(home, built.store), clock=clock)
+    monkeypatch.setattr(relocation, "probe", lambda *_: None)
+    monkeypatch.setattr(relocation, "find_interpreters", list)
+    for _ in range(9):
+        assert "which this node does not have (found: none)" in refusal(home, built, NotReady, node)
+        clock.now += 5.1
+    monkeypatch.undo()
+    asyncio.run(node.ensure(built.spec))
+    assert node.present(built.spec)
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="without root everything is one user's")

@@ -23,6 +23,8 @@ COLLECT_SECONDS = 3600.0
 class KeptReleases(Protocol):
     """The releases of this machine."""
 
+    async def clean(self) -> None: ...
+
     async def verify(self, name: ReleaseName) -> str | None: ...
 
     async def collect(self, used: frozenset[ReleaseName]) -> list[str]: ...
@@ -45,6 +47,10 @@ class ReleaseKeeper:
         self._said: dict[ReleaseName, str] = {}
 
     async def run(self) -> None:
+        try:
+            await self._releases.clean()
+        except OSError as error:
+            logger.warning("what an earlier agent left of releases cannot be removed: %s", error)
         await asyncio.sleep(FIRST_SECONDS)
         while True:
             await self.round()

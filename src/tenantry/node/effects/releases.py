@@ -42,6 +42,7 @@ BUILT_HERE = ".built-here"  # in releases/: a jobs worker builds in this home, i
 UNUSED_DAYS = 7
 PRESENT_SECONDS = 0.5  # one look at a release serves the sites observed together
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)  # after a failure: many sites may wait for one release
+REFUSED_SECONDS = 5.0  # after what a person must mend: each site asks once, and again when it is restarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Releases:
         self._fetched: dict[ReleaseName, int] = {}
         self._seen: dict[ReleaseName, manifest.Seen] = {}
         self._verifying = asyncio.Lock()
+        self._claiming = threading.Lock()
         self._claim: int | None = None  # the descriptor whose lock says that leftovers here are nobody's
 
     def present(self, release: ReleaseSpec) -> bool:
@@ -146,6 +148,10 @@ class Releases:
         self._looks.pop(name, None)
         return words
 
+    async def clean(self) -> None:
+        """Remove what an agent that ended left unfinished; for the start."""
+        await _in_thread(self._clean)
+
     async def collect(self, used: frozenset[ReleaseName]) -> list[str]:
         """Remove leftovers, and fetched releases that were not in `used` for UNUSED_DAYS; return what was removed.
 
@@ -169,7 +175,8 @@ class Releases:
         if isinstance(error, (Transient, NotReady)):
             held = self._held.get(name)
             attempts = held.attempts + 1 if held is not None and held.artifact == release.artifact else 1
-            wait = BACKOFF_SECONDS[min(attempts, len(BACKOFF_SECONDS)) - 1]
+            backoff = BACKOFF_SECONDS[min(attempts, len(BACKOFF_SECONDS)) - 1]
+            wait = REFUSED_SECONDS if isinstance(error, NotReady) else backoff
             self._held[name] = _Held(release.artifact, attempts, self._clock() + wait, error)
         elif error is None:
             self._held.pop(name, None)
@@ -185,8 +192,7 @@ class Releases:
                 f"{release.name} is not on this node and was not published yet; the jobs worker does so at its start"
             )
         artifact = Artifact.of(release.artifact, release.artifact_size)
-        self._layout.releases.mkdir(mode=0o755, exist_ok=True)
-        self._claim_leftovers()
+        self._clean(stopping)
         staging = self._layout.releases / f".{release.name}.{os.getpid()}.new"
         try:
             _remove_tree(staging)
@@ -286,21 +292,26 @@ class Releases:
 
     # Removing
 
+    def _clean(self, stopping: threading.Event) -> None:
+        self._layout.releases.mkdir(mode=0o755, exist_ok=True)
+        self._claim_leftovers()
+
     def _claim_leftovers(self) -> None:
         """Remove what an agent that ended left unfinished. Only one agent works in a home: the lock says which."""
-        if self._claim is not None:
-            return
-        self._layout.state.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._layout.state / "releases.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return
-        self._claim = descriptor
-        for path in self._layout.releases.glob(".*.new"):
-            _remove_tree(path)
-        self._remove_aside()
+        with self._claiming:
+            if self._claim is not None:
+                return
+            self._layout.state.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self._layout.state / "releases.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return
+            self._claim = descriptor
+            for path in self._layout.releases.glob(".*.new"):
+                _remove_tree(path)
+            self._remove_aside()
 
     def _remove_aside(self) -> list[str]:
         """Remove replaced directories that no process works in; return their names."""

@@ -69,7 +69,7 @@ def _interpreter(tree: Tree, home: Path, version: tuple[int, int], owner: int | 
     here = ", ".join(dict.fromkeys(one.version_text for one in _found_here(home))) or "none"
     raise NotReady(
         f"the release was built with Python {wanted}, which this node does not have (found: {here}). Install it here "
-        f"(apt install python{wanted}, pyenv install {wanted}, uv python install {wanted}), then restart the agent"
+        f"(apt install python{wanted}, pyenv install {wanted}, uv python install {wanted}), then restart the site"
     )
 
 
