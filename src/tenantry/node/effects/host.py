@@ -1,16 +1,15 @@
 """A plan's actions, done on this machine; and what is on it, observed."""
 
 import asyncio
-import contextlib
 import os
 import stat
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from tenantry.node.config import Config
-from tenantry.node.effects.emperor import ask_emperor, wake_emperor
+from tenantry.node.effects.emperor import wake_emperor
 from tenantry.node.effects.files import (
     make_directory,
     remove,
@@ -20,9 +19,9 @@ from tenantry.node.effects.files import (
     sync,
     write_file,
 )
-from tenantry.node.effects.health import CONNECT_STEP_SECONDS, FIRST_BAD_STATUS, HealthRequest, check_health
 from tenantry.node.effects.node_integrity import NodeIntegrity
-from tenantry.node.errors import EmperorUnavailable, NodeError, NotReady, Transient
+from tenantry.node.effects.readiness import Readiness
+from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
 from tenantry.node.layout import is_slug
 from tenantry.node.planner import (
@@ -63,17 +62,11 @@ from tenantry.spec.names import Slug
 from tenantry.spec.sites import ReleaseName, ReleaseSpec, SiteSpec
 
 READY_SECONDS = 60.0
-WATCH_STEP_SECONDS = 0.5
-EMPEROR_SILENT_STEPS = 6  # one that is being started again is back before
-WORKER_DIED = "DAMN ! worker"  # uWSGI's words when a worker ends by itself and is started again
-WORKER_DEATHS = 3
-HUNG_UP_MAX = 3
 WAKE_SECONDS = 0.2
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 EXAMINED_FRESH_SECONDS = 1.0  # ... and the sites examined together, unless something about one is amiss
 REBOUND_SECONDS = 30.0  # a process ends its requests (10 s), the emperor waits before it starts one that failed
 BACKLOG_MAX = 1024
-LOG_TAIL_BYTES = 4096
 # After these the kernel's table is read anew, also when they failed. It lists the whole machine's sockets: reading it
 # after every action would cost most where many sites change at once.
 _CHANGES_SOCKETS = (WriteVassal, AwaitReady, RestoreSocket, RemoveGeneration)
@@ -99,7 +92,7 @@ class LocalHost:
         self._layout = config.layout
         self._sealer = Sealer(config.platform_keys)
         self._nginx_gid = config.nginx_gid()
-        self._ready_seconds = ready_seconds
+        self._readiness = Readiness(config, ready_seconds)
         self._tables = Tables(self._layout)
         self._releases = releases
         self._written = Written(self._layout.written)
@@ -108,7 +101,6 @@ class LocalHost:
         )
         self._node = NodeIntegrity(config, self._tables)
         self._observed: dict[Slug, ObservedSite] = {}
-        self._log_start: dict[tuple[Slug, int], int] = {}
         self._backlog = min(int(Path("/proc/sys/net/core/somaxconn").read_text()), BACKLOG_MAX)
 
     def scan(self) -> frozenset[Slug]:
@@ -304,7 +296,7 @@ class LocalHost:
             before = self._node.times.of(path.name)
             untouched = started is not None and started[2] < changed[3] and before is not None
             mtime_ns = before if untouched else self._node.times.newer(path.name)
-        self._log_start[spec.slug, generation] = _size(self._layout.log(spec.slug))
+        self._readiness.begin(spec.slug, generation)
         self._tables.vassals.add(spec.slug, generation)
         self._written.remember(spec.slug, path.name, content)
         write_file(path, content, mode=VASSAL_MODE, mtime_ns=mtime_ns)
@@ -336,7 +328,7 @@ class LocalHost:
         """Have the emperor start the generation's process anew; returns when the new one listens."""
         path, vassal = self._layout.socket(slug, generation), self._layout.vassal(slug, generation)
         before = sign(str(path))
-        self._log_start[slug, generation] = _size(self._layout.log(slug))
+        self._readiness.begin(slug, generation)
         self._node.times.set(vassal.name, self._node.times.newer(vassal.name))
         await self._wake_emperor()
         deadline = time.monotonic() + REBOUND_SECONDS
@@ -350,66 +342,10 @@ class LocalHost:
         """The files reach the disk while the application loads, so that what gets switched to is durable."""
         durable = asyncio.create_task(asyncio.to_thread(self._make_durable, spec.slug, generation))
         try:
-            async with asyncio.timeout(self._ready_seconds):
-                status = await self._first_answer(spec, generation)
-        except TimeoutError:
-            message = f"generation {generation} did not answer within {self._ready_seconds:.0f} s"
-            raise NotReady(message, self._log_tail(spec.slug, generation)) from None
-        except NotReady as error:
-            raise NotReady(str(error), self._log_tail(spec.slug, generation)) from error
+            served = self._sites.served.get(spec.slug) == generation
+            await self._readiness.wait(spec, generation, served=served)
         finally:
             await durable
-        if status >= FIRST_BAD_STATUS:
-            message = f"generation {generation} answered {spec.health_path} with status {status}"
-            raise NotReady(message, self._log_tail(spec.slug, generation))
-
-    async def _first_answer(self, spec: SiteSpec, generation: int) -> int:
-        """Ask until an answer comes; `NotReady` as soon as it is clear that none will."""
-        watch = asyncio.create_task(self._watch_start(spec.slug, generation))
-        answer = asyncio.create_task(self._ask(spec, generation))
-        try:
-            await asyncio.wait({watch, answer}, return_when=asyncio.FIRST_COMPLETED)
-            return answer.result() if answer.done() else watch.result()
-        finally:
-            watch.cancel()
-            answer.cancel()
-            await asyncio.gather(watch, answer, return_exceptions=True)
-
-    async def _ask(self, spec: SiteSpec, generation: int) -> int:
-        hostname = spec.hostnames[0] if spec.hostnames else "localhost"
-        socket = self._layout.socket(spec.slug, generation)
-        request = HealthRequest(socket, hostname, self._config.http_port, spec.health_path)
-        hung_up = 0
-        while True:
-            try:
-                return await check_health(request)
-            except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(CONNECT_STEP_SECONDS)
-            except NotReady:
-                # Of a generation that served: a process the emperor was ending, with another to come.
-                hung_up += 1
-                if hung_up > HUNG_UP_MAX or self._sites.served.get(spec.slug) != generation:
-                    raise
-                await asyncio.sleep(WATCH_STEP_SECONDS)
-
-    async def _watch_start(self, slug: Slug, generation: int) -> NoReturn:
-        """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
-        silent = 0
-        while True:
-            await asyncio.sleep(WATCH_STEP_SECONDS)
-            if self._log_tail(slug, generation).count(WORKER_DIED) >= WORKER_DEATHS:
-                raise NotReady(f"generation {generation}: its worker keeps ending before it answers")
-            if not self._layout.socket(slug, generation).exists():
-                try:
-                    state = await ask_emperor(self._layout.emperor_socket)
-                except EmperorUnavailable:
-                    silent += 1
-                    if silent >= EMPEROR_SILENT_STEPS:
-                        raise  # that is not the generation's fault: it must not be given up
-                    continue
-                silent = 0
-                if f"{slug}.{generation}.ini" in state.blacklisted:
-                    raise NotReady(f"generation {generation}: its process keeps ending before it listens")
 
     def _make_durable(self, slug: Slug, generation: int) -> None:
         for path in (self._layout.document(slug, generation), self._layout.vassal(slug, generation)):
@@ -428,23 +364,11 @@ class LocalHost:
         self._written.drop(slug, vassal.name, document.name)
         self._tables.vassals.discard(slug, generation)
         self._node.times.forget(vassal.name)
-        self._log_start.pop((slug, generation), None)
+        self._readiness.forget(slug, generation)
 
     async def _wake_emperor(self) -> None:
         """Have the emperor look at once. One that does not answer looks by itself, within 5 s."""
         await wake_emperor(self._layout.emperor_socket)
-
-    def _log_tail(self, slug: Slug, generation: int) -> str:
-        """Return the end of what the generation wrote, at most 4 kB."""
-        path = self._layout.log(slug)
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                start = self._log_start.get((slug, generation), 0)
-                file.seek(max(start if start <= size else 0, size - LOG_TAIL_BYTES))
-                return file.read(LOG_TAIL_BYTES).decode(errors="replace").replace("\0", "")
-        return ""
 
 
 def build_document(spec: SiteSpec, sealer: Sealer, config: Config, nginx_gid: int | None) -> dict[str, object]:
@@ -460,13 +384,6 @@ def _needed(spec: SiteSpec | None) -> SiteSpec:
     if spec is None:
         raise NodeError("this action needs a desired site")
     return spec
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return 0
 
 
 def _mode(path: Path) -> int:
