@@ -19,7 +19,7 @@ from .switch import CLONE_NEWNET
 _T = TypeVar("_T")
 _PREFIX = "10.77.0."
 _FIRST = 10  # of the addresses given out
-SWITCH_SECONDS = 15.0  # what the end of a switch, with everything it has to kill, may take
+SWITCH_SECONDS = 180.0  # what the end of a switch may take, with thousands of processes to kill and files to remove
 
 
 class NoNetwork(Exception):

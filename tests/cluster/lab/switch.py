@@ -31,7 +31,7 @@ IFF_UP = 0x1
 NETMASK = "255.255.255.0"
 FRAME_BYTES = 65_536
 SEED = 20_260_101  # losses are the same in every run, as far as the traffic is
-KILL_SECONDS = 10.0
+KILL_SECONDS = 60.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
