@@ -100,6 +100,11 @@ class VassalTable:
     def of(self, slug: Slug) -> frozenset[int]:
         return frozenset(self._generations.get(slug, ()))
 
+    def is_only(self, slug: Slug, generation: int) -> bool:
+        """Whether the site has an ini for this generation and no other."""
+        found = self._generations.get(slug, ())
+        return len(found) == 1 and generation in found
+
     def names(self) -> frozenset[str]:
         """Return the names of all inis."""
         return frozenset(f"{slug}.{n:d}.ini" for slug, found in self._generations.items() for n in found)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.files import is_directory, is_stale, read_link
 from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
-from tenantry.node.layout import Layout
+from tenantry.node.layout import Layout, parse_vassal
 from tenantry.node.planner import FLAGS, media_target, mode_flags, static_target
 from tenantry.node.probes import Tables
 from tenantry.node.vassal import SOCKET_MODE
@@ -100,7 +100,7 @@ class SiteIntegrity:
             return False
         generation = spec.generation
         tables = self._tables
-        if generation not in tables.sockets.listening.get(slug, ()) or tables.vassals.of(slug) != {generation}:
+        if generation not in tables.sockets.listening.get(slug, ()) or not tables.vassals.is_only(slug, generation):
             return False
         if tables.hosts.known(slug) != set(spec.hostnames):
             return False
@@ -248,10 +248,12 @@ class SiteIntegrity:
             path = self._layout.vassal(spec.slug, generation)
             if os.path.lexists(path):
                 left.append((path.name, path))
-        if left and _age(directory / "app.sock") > LEFTOVER_SECONDS:
-            for name, path in left:
-                kind = "vassal" if name.endswith(".ini") else "file"
-                yield f"leftover:{name}", self._drift(spec, kind, path, "is of a generation that does not serve")
+        if _age(directory / "app.sock") <= LEFTOVER_SECONDS:
+            # Generations only grow: a newer one than the desired was never served, so nothing of it is on its way out.
+            left = [(name, path) for name, path in left if (_generation_in(name) or 0) > spec.generation]
+        for name, path in left:
+            kind = "vassal" if name.endswith(".ini") else "file"
+            yield f"leftover:{name}", self._drift(spec, kind, path, "is of a generation that does not serve")
 
     def _generation(self, spec: SiteSpec, generation: int) -> Iterator[tuple[str, Drift]]:
         slug, layout = spec.slug, self._layout
@@ -314,6 +316,12 @@ def parse_entry(name: str) -> int | None:
         if name == f"{prefix}{number}{suffix}" and number.isdecimal() and number.isascii():
             return int(number)
     return None
+
+
+def _generation_in(name: str) -> int | None:
+    """Return the generation an ini, a document or a socket is of."""
+    vassal = parse_vassal(name)
+    return vassal[1] if vassal else parse_entry(name)
 
 
 def _is_own(name: str) -> bool:

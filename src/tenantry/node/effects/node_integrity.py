@@ -42,13 +42,13 @@ class VassalTimes:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory = str(directory)
         self._known: dict[str, int] = {}
         self._emperor: dict[str, int] = {}
 
     def note(self, name: str) -> None:
         """The file reads as it must now."""
-        found = sign(str(self._directory / name))
+        found = sign(self._path(name))
         if found is not None:
             self._known[name] = found[2]
 
@@ -61,7 +61,7 @@ class VassalTimes:
 
     def newer(self, name: str) -> int:
         """Return a time (ns) past every one the emperor may know of the file."""
-        found = sign(str(self._directory / name))
+        found = sign(self._path(name))
         seconds = [int(time.time()), self._known.get(name, 0) // _SECOND_NS, self._emperor.get(name, 0)]
         if found is not None:
             seconds.append(found[2] // _SECOND_NS)
@@ -69,7 +69,7 @@ class VassalTimes:
 
     def set(self, name: str, mtime_ns: int) -> None:
         """Give the file this time; its text is right."""
-        descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
         finally:
@@ -79,7 +79,7 @@ class VassalTimes:
     def check(self, name: str, known_seconds: int) -> str | None:
         """Return what is wrong when the emperor knows the file as of `known_seconds`; None when nothing is."""
         self._emperor[name] = known_seconds
-        found = sign(str(self._directory / name))
+        found = sign(self._path(name))
         if found is None or found[2] // _SECOND_NS > known_seconds:
             return None  # on its way out, or about to be started anew
         if found[2] // _SECOND_NS == known_seconds:
@@ -92,6 +92,9 @@ class VassalTimes:
     def mend(self, name: str) -> None:
         """Put the time right, or have the process started anew where it may run from another text."""
         self.set(name, self._known[name] if self._is_ours(name) else self.newer(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}"
 
     def _is_ours(self, name: str) -> bool:
         return self._known.get(name, -1) // _SECOND_NS == self._emperor.get(name)
@@ -182,13 +185,13 @@ class NodeIntegrity:
     def _foreign_paths(self) -> Iterator[Path]:
         yield from self._tables.hosts.foreign
         yield from self._tables.vassals.foreign
-        for slug in self._tables.vassals.sites():
-            # The wrapper starts nothing without a document: a generation without site and process is nobody's.
-            if not os.path.lexists(self._layout.site(slug)):
-                listening = self._tables.sockets.listening.get(slug, set())
-                for generation in self._tables.vassals.of(slug) - listening:
-                    yield self._layout.vassal(slug, generation)
-        yield from (self._layout.sites / name for name in entries(self._layout.sites) if not is_slug(name))
+        sites = set(entries(self._layout.sites))
+        # The wrapper starts nothing without a document: a generation without site and process is nobody's.
+        for slug in self._tables.vassals.sites() - sites:
+            listening = self._tables.sockets.listening.get(slug, set())
+            for generation in self._tables.vassals.of(slug) - listening:
+                yield self._layout.vassal(slug, generation)
+        yield from (self._layout.sites / name for name in sites if not is_slug(name))
 
     def _flag(self) -> Iterator[Drift]:
         up = os.path.lexists(self._layout.draining)
@@ -211,21 +214,21 @@ class NodeIntegrity:
     async def _state_files(self) -> list[Drift]:
         found = []
         number = 0
+        known = {str(path) for path in own_directories(self._layout)}
         for directory in (self._layout.state, self._layout.state / "sites", self._layout.written):
             for entry in entries(directory):
                 number += 1
                 if number % BATCH == 0:
                     await asyncio.sleep(0)
-                path = directory / entry
-                if is_stale(entry) or path in own_directories(self._layout):
+                path = f"{directory}/{entry}"
+                if is_stale(entry) or path in known:
                     continue
-                state = sign(str(path))
+                state = sign(path)
                 if state is None or (stat.S_IFREG | STATE_MODE, os.geteuid()) == (state[4], state[5]):
                     continue
                 if stat.S_ISDIR(state[4]) and not entry.endswith(".json"):
                     continue  # of a later release of the agent
-                place = Place("", str(path), stat.S_IFREG, STATE_MODE, os.geteuid())
-                drift = compare(place, self._layout.home)
+                drift = compare(Place("", path, stat.S_IFREG, STATE_MODE, os.geteuid()), self._layout.home)
                 if drift is not None:
                     found.append(drift)
         return found
