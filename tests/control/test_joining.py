@@ -348,3 +348,19 @@ def test_the_locks_order_acts_on_sites_and_nodes(control_database: ControlDataba
     order.append("site")
     thread.join()
     assert order == ["node", "site"]
+
+
+def test_no_lock_that_a_node_may_take_holds_up_the_platform(
+    agent: Agent, make_site: MakeSite, join: Callable[..., services.Joined]
+) -> None:
+    """Every role may take advisory locks, and keep them. The last one here was once what ordered acts on nodes."""
+    agent.connection.execute("SELECT pg_advisory_lock(n) FROM unnest(ARRAY[0, 1, 1852793957]) AS n")
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = '5s'")
+    try:
+        join("web-1")
+        site = make_site("blog")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET statement_timeout")
+    assert NodeSecret.objects.filter(site_number=site.number).count() == 1

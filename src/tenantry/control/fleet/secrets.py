@@ -1,13 +1,14 @@
 """Sites' secrets, sealed for each node with that node's own key: a node can open those of the sites it is told of.
 
 Invariant: there is one `NodeSecret` for each ready site and each node with a key. Acts on sites run beside each other
-and beside acts on nodes, so both take an advisory lock until their transaction ends: what changes a site's secrets
-takes it shared, after the site's row; what changes the set of nodes or a node's key takes it alone, before any node's
-row, and locks no site's row. Whoever comes second sees what the other committed, and neither waits in a circle.
+and beside acts on nodes, so both lock the table `node_secret` until their transaction ends: what changes a site's
+secrets as any writer does, after the site's row; what changes the set of nodes or a node's key against all writers,
+before any node's row, and locks no site's row. Whoever comes second sees what the other committed, and neither waits in
+a circle. No advisory lock: every role of this database may take one, a node's too, and keep it.
 """
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from django.db import connection
 
@@ -15,7 +16,6 @@ from tenantry.control.fleet.models import Node, NodeSecret
 from tenantry.control.sealing import sealer
 from tenantry.sealing import Sealer
 
-_LOCK = 0x6E6F6465  # of PostgreSQL's advisory locks; nothing else here uses any
 _BATCH = 1_000  # rows of one statement
 
 
@@ -28,12 +28,12 @@ class SealedSite(Protocol):
 
 def lock_nodes() -> None:
     """Keep others from changing the set of nodes and any site's secrets until the transaction ends."""
-    _execute("SELECT pg_advisory_xact_lock(%s)")
+    _lock("SHARE ROW EXCLUSIVE")
 
 
 def reseal_site(site: SealedSite) -> None:
     """Seal a ready site's secrets for every node, in place of what each has. The site's row must be locked."""
-    _execute("SELECT pg_advisory_xact_lock_shared(%s)")
+    _lock("ROW EXCLUSIVE")
     nodes = list(Node.objects.exclude(sealed_key="").order_by("name"))
     if nodes:
         document = sealer().unseal(site.sealed)
@@ -42,7 +42,7 @@ def reseal_site(site: SealedSite) -> None:
 
 def forget_site(number: int) -> None:
     """Remove what nodes have of a site that they serve no more."""
-    _execute("SELECT pg_advisory_xact_lock_shared(%s)")
+    _lock("ROW EXCLUSIVE")
     NodeSecret.objects.filter(site_number=number).delete()
 
 
@@ -79,6 +79,6 @@ def _save(rows: Iterable[NodeSecret]) -> None:
     )
 
 
-def _execute(statement: str, *parameters: Any) -> None:
+def _lock(mode: str) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(statement, [_LOCK, *parameters])
+        cursor.execute(f"LOCK TABLE node_secret IN {mode} MODE")
