@@ -8,6 +8,7 @@ import hashlib
 import io
 import ipaddress
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -641,9 +642,10 @@ def test_another_authority_is_not_believed(
         assert server.asked == []
 
 
-def test_the_store_that_control_sends_to_gets_no_token(
-    home: Path, built: Built, make_tls: Callable[[str], tuple[Any, Path]]
+def test_the_store_that_control_sends_to_gets_no_token_and_its_address_is_not_logged(
+    home: Path, built: Built, make_tls: Callable[[str], tuple[Any, Path]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     with serving(built) as store:
         address = f"{store.access.url}/bucket/x.tar.gz?X-Amz-Signature=abc"
         with serving(built, tls=make_tls("own"), redirect=address) as server:
@@ -651,6 +653,7 @@ def test_the_store_that_control_sends_to_gets_no_token(
         (asked,) = store.asked
         assert asked["path"] == "/bucket/x.tar.gz?X-Amz-Signature=abc"
         assert "authorization" not in asked
+    assert "Signature" not in caplog.text
 
 
 def test_a_broken_transfer_goes_on_where_it_ended(home: Path, built: Built) -> None:

@@ -1,6 +1,7 @@
 """Bring an artifact here: from the store's directory, or from control over HTTPS, verified while it streams."""
 
 import hashlib
+import logging
 import os
 import ssl
 import threading
@@ -16,6 +17,9 @@ from tenantry.node.errors import Transient
 
 if TYPE_CHECKING:
     import httpx  # at run time where something is fetched: its import takes 0.1 s of every start
+
+# It logs every address it asks, and one of the store is signed: whoever reads it may have the artifact.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
