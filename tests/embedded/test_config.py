@@ -20,6 +20,7 @@ from tenantry.embedded.config import (
 from tenantry.embedded.errors import HomeUnusable, PortTaken
 from tenantry.embedded.home import Home
 from tenantry.embedded.options import up_parser
+from tests.embedded.test_interrupt import free_port
 
 
 def options(*arguments: str) -> Namespace:
@@ -151,3 +152,62 @@ def test_an_ordinary_user_is_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_which_ids_a_container_has(text: str, first: int, count: int, answer: bool) -> None:
     assert config_module._is_mapped(text, first, count) is answer
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "localhost", "10.0.0.1:5432", ""])
+def test_a_cluster_address_that_nobody_else_could_use(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        options("--cluster-address", text)
+    assert leaving.value.code == 2
+    assert "--cluster-address" in capsys.readouterr().err
+
+
+def test_the_cluster_address_is_remembered_until_it_is_ended(home: Home) -> None:
+    assert choose_config(home, options()).gateway_url is None
+    chosen = choose_config(home, options("--cluster-address", "127.0.0.2", "--cluster-postgres-port", "5433"))
+    save_config(home, chosen)
+    assert choose_config(home, options()) == chosen
+    assert (chosen.gateway_url, chosen.postgres_port, chosen.redis_port) == ("https://127.0.0.2:8081", 5433, 6380)
+    ended = choose_config(home, options("--cluster-address", "none"))
+    assert (ended.cluster_address, ended.gateway_url) == (None, None)
+
+
+def test_a_home_of_an_older_release_has_no_cluster(home: Home) -> None:
+    old = '{"version": 1, "bind": "127.0.0.1", "http_port": 1, "control_port": 2, "uid_base": null, "node": "n"}'
+    home.config.write_text(old)
+    config = choose_config(home, options())
+    assert (config.role, config.cluster_address, config.shares_uids) == ("platform", None, False)
+    assert not config.old_seals, "no node of it remembers anything"
+    (home.root / "state").mkdir()
+    (home.root / "state" / "head.json").write_text("{}")
+    upgraded = choose_config(home, options())
+    assert upgraded.old_seals
+    save_config(home, upgraded)
+    (home.secrets / "node.key").write_text("key")
+    assert choose_config(home, options()).old_seals, "remembered: the node still has the old documents"
+
+
+def test_an_address_of_another_machine(home: Home) -> None:
+    config = choose_config(home, options("--cluster-address", "192.0.2.1", "--http-port", str(free_port())))
+    with pytest.raises(HomeUnusable, match=r"192\.0\.2\.1 is not an address of this machine.*--cluster-address"):
+        check_ports(config)
+
+
+@pytest.mark.parametrize("option", ["--cluster-postgres-port", "--cluster-redis-port"])
+def test_a_cluster_port_that_is_taken_names_its_holder_and_the_option(home: Home, option: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        config = choose_config(
+            home, options("--cluster-address", "127.0.0.2", "--http-port", str(free_port()), option, port)
+        )
+        with pytest.raises(PortTaken, match=rf"Port {port}, .* is in use by .*pid {os.getpid()}.*{option}"):
+            check_ports(config)
+
+
+def test_two_servers_on_one_port_of_the_cluster_address(home: Home) -> None:
+    port = str(free_port())
+    chosen = ("--cluster-address", "127.0.0.2", "--bind", "0.0.0.0", "--http-port", port)
+    with pytest.raises(HomeUnusable, match="are the same"):
+        check_ports(choose_config(home, options(*chosen, "--cluster-redis-port", port)))
