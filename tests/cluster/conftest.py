@@ -1,6 +1,7 @@
 """Fixtures of the tests with several machines: skipped, with the reason, where machines cannot be made."""
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -36,6 +37,8 @@ def _hosts_can_be_made() -> None:
     reason = lab.why_no_network()
     if reason is None and node_lab.reachable_python() is None:
         reason = "needs a Python of this version that every user can execute"
+    if reason is None and shutil.which("nginx", path="/usr/sbin:/usr/bin") is None:
+        reason = "needs nginx"
     if reason is not None:
         pytest.skip(reason)
 
