@@ -28,7 +28,8 @@ CHANNEL = "tenantry"
 HEARTBEAT_SECONDS = 2.6
 HEARTBEAT_JITTER = 0.2  # part of the interval, so that a thousand nodes do not beat together
 HEARTBEAT_ANSWER_SECONDS = 2.0
-ANSWER_DOUBLINGS = 2  # a server that is slow, not hung, gets up to 8 s when it is tried again
+ANSWER_DOUBLINGS = 2  # a server that is slow, not hung, gets up to 8 s when it is tried again …
+STEADY_SECONDS = 30.0  # … and while others may still be coming back to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,14 @@ class Listener:
         await self._line.execute(f"LISTEN {ECHO_CHANNEL}", seconds=seconds)
         self._hearing = Hearing(_now(), self._jitter())
         await self._beat(seconds)
-        self._attempt = 0
+        steady_at = _now() + STEADY_SECONDS * bool(self._attempt)
         self._on_hint(Hint(None, None))  # what was sent before LISTEN is lost: look now
         logger.info("listening")
         while True:
             await self._hear_until(_now() + HEARTBEAT_SECONDS * (1 + HEARTBEAT_JITTER * (self._jitter() - 0.5)))
-            await self._beat(HEARTBEAT_ANSWER_SECONDS)
+            if _now() >= steady_at:
+                self._attempt, seconds = 0, HEARTBEAT_ANSWER_SECONDS
+            await self._beat(seconds)
 
     async def _beat(self, seconds: float) -> None:
         before = time.time()

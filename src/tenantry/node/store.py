@@ -15,12 +15,15 @@ from tenantry.node.gate import ConnectGate
 ANSWER_SECONDS = 4.0
 FULL_ANSWER_SECONDS = 10.0  # 10,000 sites are answered in under a second
 ANSWER_SECONDS_MAX = 60.0
+# A thousand nodes that log in at once wait for each other. Who gives up too early has the server make a connection for
+# nobody, and comes again: that way none gets in. After 10 s TCP's own attempts are at most 4 s apart.
+CONNECT_SECONDS = 3
+CONNECT_SECONDS_MAX = 10
 PROGRAM = "tenantry-agent"
 ECHO_CHANNEL = "tenantry_echo"
 ALIVE_SECONDS = 10  # an agent that lives has used its connection since
 _CONNECT: Mapping[str, Any] = {
     "autocommit": True,
-    "connect_timeout": 3,
     "prepare_threshold": None,  # so that the connection may go through PgBouncer
     # A half-open connection is noticed after 4 s, where defaults take hours (TCP only).
     "keepalives_idle": 2,
@@ -39,16 +42,20 @@ class Line:
         self._name = name
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._lock = asyncio.Lock()
+        self._timeouts = 0
 
     async def connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         """Return the open connection; `StoreUnavailable` when there is none to be had."""
         if self._connection is None or self._connection.closed:
             await self._gate.turn()
+            seconds = min(CONNECT_SECONDS * 2 ** min(self._timeouts, 8), CONNECT_SECONDS_MAX)
             try:
                 self._connection = await psycopg.AsyncConnection.connect(
-                    self._dsn, application_name=self._name, **_CONNECT
+                    self._dsn, application_name=self._name, connect_timeout=seconds, **_CONNECT
                 )
+                self._timeouts = 0
             except psycopg.Error as error:
+                self._timeouts += isinstance(error, psycopg.errors.ConnectionTimeout)
                 raise StoreUnavailable(f"no connection to PostgreSQL: {_first_line(error)}") from error
         return self._connection
 
