@@ -95,10 +95,10 @@ def percentile(ordered: list[float], part: float) -> float:
 def run(agents: int, *, changes: int, idle_seconds: float) -> Outcome:
     """Start `agents` agents, make changes, do nothing for a while, restart the server."""
     settings = {
-        "max_connections": str(2 * agents + 50),
+        "max_connections": str(3 * agents + 50),  # two for each, and those whose end the server has not noticed
         "autovacuum": "on",
         "log_connections": "on",
-        "log_line_prefix": "%n ",
+        "log_line_prefix": "%n %p ",
     }
     with control_database(sites=SITES, nodes=agents, **settings) as bench, _fleet(bench, agents) as fleet:
         fleet.wait("reported", _change(bench, 0)[1])  # all are there
@@ -270,5 +270,9 @@ def _logged_attempts(bench: Bench, offset: int) -> Iterator[tuple[str, float]]:
     """Every connection the server took or refused since, by role, on the monotonic clock."""
     skew = time.time() - time.monotonic()
     text = bench.server.log.read_bytes()[offset:].decode()
-    for stamp, role in re.findall(r"^([0-9.]+) LOG:  connection authorized: user=(\w+)", text, re.MULTILINE):
-        yield role, float(stamp) - skew
+    received = {
+        pid: float(stamp) - skew
+        for stamp, pid in re.findall(r"^([0-9.]+) (\d+) LOG:  connection received", text, re.MULTILINE)
+    }
+    for pid, role in re.findall(r"^[0-9.]+ (\d+) LOG:  connection authorized: user=(\w+)", text, re.MULTILINE):
+        yield role, received[pid]

@@ -97,6 +97,10 @@ def _say(done: list[Mutation], visitors: Visitors, sites: int) -> None:
             print(f"  {state}: {mutation.name} of {mutation.slug} ({mutation.path})")
     for failure, number in visitors.failures.most_common(10):
         print(f"  visitors: {number} times {failure}")
+    for slug, moment in visitors.failed_at[:10]:
+        for mutation in done:
+            if mutation.slug == slug:
+                print(f"  {slug} failed {moment - mutation.at:.1f} s after: {mutation}")
 
 
 @pytest.mark.timeout(420)

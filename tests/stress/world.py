@@ -204,6 +204,7 @@ class Visitors:
         self.world = world
         self.visits = 0
         self.failures: Counter[str] = Counter()
+        self.failed_at: list[tuple[str, float]] = []  # slug, when (time.time())
         self.slowest = 0.0
         self.excused: dict[str, float] = {}  # slug: until when (monotonic) its failures are expected
         self._stopped = threading.Event()
@@ -232,6 +233,7 @@ class Visitors:
             self.slowest = max(self.slowest, seconds)
             if status != 200 and status not in self.world.allowed[slug]:
                 self.failures[f"{slug}: {status} {body[:80]!r}"] += 1
+                self.failed_at.append((slug, time.time()))
 
 
 def _is_json(path: Path) -> bool:
