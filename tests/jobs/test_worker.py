@@ -16,7 +16,7 @@ import pytest
 from tenantry.control.data import databases
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
-from tenantry.testing.control import JOBS_ROLE, ControlDatabase
+from tenantry.testing.control import JOBS_ROLE, NODE_ROLE, ControlDatabase
 from tenantry.testing.postgres import PORT
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
@@ -114,6 +114,30 @@ def wait_for(site: Any, status: str, home: Path) -> float:
         time.sleep(0.005)
     logs = "".join(path.read_text() for path in home.glob("worker-*.log"))
     raise AssertionError(f"{site.status}: {site.error}\n{logs}")
+
+
+def test_what_a_node_notifies_neither_ends_the_worker_nor_its_jobs(
+    start_worker: Start, release: None, home: Path, control_database: ControlDatabase
+) -> None:
+    """Every role of the database may notify on every channel."""
+    mark = home / "releases/demo-1"
+    mark.mkdir(parents=True)
+    (mark / "release.json").write_text("{}")
+    process = start_worker()
+    wait_for(create("blog"), "ready", home)
+    with psycopg.connect(control_database.dsn(NODE_ROLE), autocommit=True) as node:
+        for payload in (
+            "",
+            "no JSON",
+            "[]",
+            '{"type": "job_inserted"}',
+            '{"type": "abort_job_requested", "job_id": 2}',
+        ):
+            for channel in ("procrastinate_any_queue_v1", "procrastinate_queue_v1#sites"):
+                node.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+    assert wait_for(create("shop"), "ready", home) < 5
+    time.sleep(0.5)
+    assert process.poll() is None
 
 
 def test_a_site_is_provisioned_at_once(start_worker: Start, release: None, home: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.django_connector import DjangoConnector
+from procrastinate.contrib.django.utils import connector_params
 
+from tenantry.control.jobs.connector import HintConnector
 from tenantry.control.jobs.platform import platform
 from tenantry.control.jobs.worker import run
 
@@ -17,6 +19,6 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         connector = app.connector
         if isinstance(connector, DjangoConnector):
-            connector = connector.get_worker_connector()
+            connector = HintConnector(kwargs=connector_params())
         with app.replace_connector(connector):
             sys.exit(run(app, platform()))
