@@ -23,7 +23,7 @@ from tenantry.embedded.errors import CommandFailed, EmbeddedError, Interrupted
 from tenantry.embedded.home import check_home, create_home, make_layout
 from tenantry.embedded.invitation import parse_invitation, pin_ca
 from tenantry.embedded.lock import hold_lock
-from tenantry.embedded.options import join_parser, up_parser
+from tenantry.embedded.options import TOKEN_APART, TOKEN_VARIABLE, join_parser, up_parser
 from tenantry.embedded.processes import find_processes
 from tenantry.embedded.programs import need_postgres
 from tenantry.embedded.signals import Interruption
@@ -92,7 +92,9 @@ def join(arguments: list[str], interruption: Interruption) -> int:
     create_home(home)
     with hold_lock(home, interruption, print):
         make_platform_environment(interruption, home)
-    rest = [*arguments, "--home", str(home.root)]
+    os.environ[TOKEN_VARIABLE] = options.token
+    apart = [TOKEN_APART if argument == options.token else argument for argument in arguments]
+    rest = [*apart, "--home", str(home.root)]
     return _become(interruption, [str(home.python), "-m", "tenantry.embedded", "join", *rest])
 
 

@@ -1,5 +1,7 @@
 """Joining, up to the platform's answer: nothing half-made, and the token not used for what could be known before."""
 
+import io
+import os
 import socket
 import sys
 from argparse import Namespace
@@ -27,7 +29,7 @@ from tenantry.embedded.nodes import (
     read_known,
     save_membership,
 )
-from tenantry.embedded.options import join_parser, up_parser
+from tenantry.embedded.options import TOKEN_VARIABLE, join_parser, up_parser
 from tenantry.embedded.processes import find_processes
 from tests.embedded.fake_platform import FakePlatform
 from tests.embedded.test_interrupt import free_port
@@ -274,3 +276,19 @@ def test_options_of_join_have_defaults() -> None:
         False,
         False,
     )
+
+
+def test_a_token_need_not_be_among_the_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every user of the machine can read those."""
+    token = f"tnj_0123456789.{'a' * 32}"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{token}\nmore"))
+    parser = join_parser("bin/join")
+    assert parser.parse_args(["https://10.0.0.1", "-"]).token == token
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    assert parser.parse_args(["https://10.0.0.1", "-"]).token == token
+    assert TOKEN_VARIABLE not in os.environ, "what is started later would have it"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["https://10.0.0.1", "-"])
+    assert "not a join token" in capsys.readouterr().err

@@ -77,7 +77,14 @@ def token(
 def join(
     session: Session,
     url: Annotated[str, typer.Argument(metavar="URL", help="As «node token» printed it.", show_default=False)],
-    text: Annotated[str, typer.Argument(metavar="TOKEN", help="As «node token» printed it.", show_default=False)],
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOKEN",
+            help="As «node token» printed it; - reads a line of the standard input.",
+            show_default=False,
+        ),
+    ],
     name: Annotated[
         str | None, typer.Option("--name", metavar="NODE", help="Else this machine's name.", show_default=False)
     ] = None,

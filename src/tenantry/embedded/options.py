@@ -4,12 +4,15 @@ import argparse
 import ipaddress
 import os
 import re
+import sys
 from pathlib import Path
 
 from tenantry.embedded.invitation import parse_token, parse_url
 
 DEFAULT_HTTP_PORT = 8080
 NO_ADDRESS = "none"
+TOKEN_APART = "-"  # noqa: S105 - in a join token's place on the command line
+TOKEN_VARIABLE = "TENANTRY_JOIN_TOKEN"  # noqa: S105 - a name: how one program of a join hands the token to the next
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,98}[A-Za-z0-9])?\Z")
 
 
@@ -64,7 +67,12 @@ def add_up(parser: argparse.ArgumentParser) -> None:
 def add_join(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `join`. `name` is None for this machine's own."""
     parser.add_argument("url", metavar="URL", type=_platform_url, help="the platform, such as https://10.0.0.1:8081")
-    parser.add_argument("token", metavar="TOKEN", type=_join_token, help="from: tenantry node token")
+    parser.add_argument(
+        "token",
+        metavar="TOKEN",
+        type=_join_token,
+        help="from: tenantry node token; - reads a line of the standard input",
+    )
     add_home(parser)
     parser.add_argument("--name", type=_name, metavar="NAME", help="the node's name (default: this machine's)")
     _add_serving(parser)
@@ -146,11 +154,19 @@ def _platform_url(text: str) -> str:
 
 
 def _join_token(text: str) -> str:
+    """What is given for the token may be seen by all users of the machine; what `-` stands for may not."""
+    token = _token_apart() if text == TOKEN_APART else text
     try:
-        parse_token(text)
+        parse_token(token)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+    return token
+
+
+def _token_apart() -> str:
+    """Return the token that the program before this one handed on, else a line of the standard input."""
+    handed_on = os.environ.pop(TOKEN_VARIABLE, None)  # not for those that this process will start
+    return (sys.stdin.readline() if handed_on is None else handed_on).strip()
 
 
 def _name(text: str) -> str:
