@@ -33,7 +33,8 @@ lab: Any = _load("cluster_lab", HERE / "lab" / "__init__.py")
 
 
 @pytest.fixture(scope="session")
-def _hosts_can_be_made() -> None:
+def hosts() -> None:
+    """Skip where hosts cannot be made, and say why."""
     reason = lab.why_no_network()
     if reason is None and node_lab.reachable_python() is None:
         reason = "needs a Python of this version that every user can execute"
@@ -44,7 +45,7 @@ def _hosts_can_be_made() -> None:
 
 
 @pytest.fixture(scope="session")
-def golden(_hosts_can_be_made: None, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Path:
+def golden(hosts: None, tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Path:
     """The data directory that every test's PostgreSQL begins with."""
     directory = tmp_path_factory.mktemp("golden") / "data"
     with django_db_blocker.unblock():
@@ -60,6 +61,6 @@ def make_cluster(golden: Path, django_db_blocker: Any) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def network(_hosts_can_be_made: None) -> Iterator[Any]:
+def network(hosts: None) -> Iterator[Any]:
     with lab.network() as made:
         yield made

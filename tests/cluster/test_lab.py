@@ -79,6 +79,7 @@ def test_a_pulled_cable(network: Network, pair: tuple[Host, Host]) -> None:
     network.server.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("hosts")
 def test_nothing_is_left_when_a_test_run_is_killed() -> None:
     code = (
         "import subprocess, time; from cluster_lab import Network; network = Network()\n"
