@@ -8,11 +8,9 @@ import pytest
 
 from tenantry.cli.events import _line
 
-NOW = datetime.now(UTC)
-
 
 def at(seconds_ago: float) -> str:
-    return (NOW - timedelta(seconds=seconds_ago)).isoformat()
+    return (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat()
 
 
 def node(name: str = "n1", **different: Any) -> dict[str, Any]:
