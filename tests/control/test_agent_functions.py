@@ -10,7 +10,9 @@ import pytest
 from django.db import connection
 
 from tenantry.control.access.actors import Actor
-from tenantry.control.fleet import services
+from tenantry.control.api.nodes import _nodes
+from tenantry.control.dashboard.node_pages import node_context
+from tenantry.control.fleet import queries, services
 from tenantry.control.fleet.models import Node, NodeSite
 from tenantry.control.releases import services as releases
 from tenantry.control.sites import services as sites
@@ -122,6 +124,30 @@ def test_a_report_is_kept_replaced_and_forgotten(agent: Agent, make_site: MakeSi
     assert (row.state, row.revision, row.message) == ("serving", 6, "")
     agent.report({"slug": "blog", "revision": 7, "state": "absent"})
     assert not NodeSite.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"conditions": [1, "x", None, [], {"type": 1, "message": {"a": 1}}, {"type": "Big", "message": "x" * 20_000}]},
+        {"checked": {"sites": "x", "paths": 1.5, "seconds": [], "drift": -1, "id": 10**30, "more": {}}},
+        {"drift": [{"kind": "k", "path": "p", "found_seconds": 1e11, "since_seconds": 1e300}]},
+        {"drift": [{"kind": "k", "path": "p", "found_seconds": -1e12}]},
+        {"drift": [{"kind": "k", "path": "p", "found_seconds": "NaN", "repaired_seconds": "-Infinity"}]},
+        {"drift": [{"kind": "k", "path": "p", "took_seconds": "NaN"}]},
+        {"revision": 2**63 - 1, "digest": "d" * 1_000_000},
+    ],
+)
+def test_whatever_a_node_says_others_can_be_looked_at(agent: Agent, report: dict[str, Any]) -> None:
+    agent.report(**report)
+    (node,) = queries.nodes()
+    (document,) = _nodes()
+    assert len(document.model_dump_json()) < 20_000
+    assert node_context(NODE_NAME)["node"]["name"] == NODE_NAME
+    for drift in queries.drift_of(NODE_NAME):
+        assert drift.found_at <= datetime.now(UTC) + timedelta(seconds=5)
+        assert drift.took_seconds is None or drift.took_seconds <= 1e9
+    assert not node.drained
 
 
 def test_reports_and_heartbeats_are_told(agent: Agent, control_database: ControlDatabase) -> None:

@@ -32,10 +32,18 @@ from tenantry.node.listener import (
     parse_now,
     parse_payload,
 )
-from tenantry.node.store import _CONNECT, CONNECT_SECONDS, ANSWER_SECONDS, Line
+from tenantry.node.store import _CONNECT, ANSWER_SECONDS, CONNECT_SECONDS, Line
 
 
-@pytest.mark.parametrize("payload", ["", "{", "[]", "null", '{"revision": 3}', '{"epoch": "e", "revision": "x"}', "7"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *("", "{", "[]", "null", '{"revision": 3}', '{"epoch": "e", "revision": "x"}', "7"),
+        '{"epoch": "e", "revision": 1e400}',
+        '{"epoch": "e", "revision": NaN}',
+        pytest.param("[" * 3_900 + "]" * 3_900, id="deep"),
+    ],
+)
 def test_whatever_is_said_is_at_least_a_hint(payload: str) -> None:
     assert parse_payload(payload) == Hint(None, None)
 

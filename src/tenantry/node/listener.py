@@ -51,11 +51,10 @@ class Observer(Protocol):
 
 
 def parse_payload(payload: str) -> Hint:
-    """Return the head in a notification; anything unexpected is still a hint."""
+    """Return the head in a notification; anything unexpected is still a hint: every node's role may notify."""
     try:
-        document = json.loads(payload)
-        return Hint(str(document["epoch"]), int(document["revision"]))
-    except (ValueError, KeyError, TypeError):
+        return parse_head(json.loads(payload))
+    except (ValueError, RecursionError):
         return Hint(None, None)
 
 
@@ -63,7 +62,7 @@ def parse_head(document: Any) -> Hint:
     """Return the head that `agent_v1.heartbeat` answered."""
     try:
         return Hint(str(document["epoch"]), int(document["revision"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return Hint(None, None)
 
 

@@ -113,24 +113,34 @@ $$;
 -- Notes what a node found to differ from the desired state. Ages in seconds, not times, because clocks differ:
 -- `found_seconds` and `repaired_seconds` until now, `since_seconds` from the last good check to the finding. A finding
 -- is known by (kind, path) while it is open, and by the time it was found, so that a report that arrives twice counts
--- once. Texts are cut.
+-- once. Texts are cut, and ages are: no node can date its findings where nobody can read them.
 CREATE OR REPLACE FUNCTION note_drift(p_node text, p_drifts jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = public, pg_temp
 AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
+    c_oldest CONSTANT float8 := 1e9; -- seconds: 30 years. Also what NaN, which is greater than any number, becomes
     v_drift record;
     v_id bigint;
 BEGIN
     FOR v_drift IN
         SELECT d.site, left(d.kind, 20) AS kind, left(d.path, 500) AS path, left(coalesce(d.detail, ''), 2000) AS detail,
-               v_now - make_interval(secs => coalesce(d.found_seconds, 0) + d.since_seconds) AS good_at,
-               v_now - make_interval(secs => coalesce(d.found_seconds, 0)) AS found_at,
-               v_now - make_interval(secs => d.repaired_seconds) AS repaired_at, d.took_seconds
+               v_now - make_interval(secs => a.found + a.since) AS good_at,
+               v_now - make_interval(secs => a.found) AS found_at,
+               v_now - make_interval(secs => a.repaired) AS repaired_at, a.took AS took_seconds
         FROM jsonb_to_recordset(p_drifts)
              AS d(site text, kind text, path text, detail text, since_seconds float8, found_seconds float8,
                   repaired_seconds float8, took_seconds float8)
+        CROSS JOIN LATERAL (
+            SELECT least(greatest(coalesce(d.found_seconds, 0), 0), c_oldest) AS found,
+                   CASE WHEN d.since_seconds IS NOT NULL
+                        THEN least(greatest(d.since_seconds, 0), c_oldest) END AS since,
+                   CASE WHEN d.repaired_seconds IS NOT NULL
+                        THEN least(greatest(d.repaired_seconds, 0), c_oldest) END AS repaired,
+                   CASE WHEN d.took_seconds IS NOT NULL
+                        THEN least(greatest(d.took_seconds, 0), c_oldest) END AS took
+        ) a
         WHERE d.kind IS NOT NULL AND d.path IS NOT NULL
         LIMIT 10000
     LOOP
@@ -153,7 +163,8 @@ $$;
 
 -- Takes what a node has applied. `sites` holds only those that changed; an absent one is forgotten. Texts are cut:
 -- 2,000 characters of message and 16,000 of log are what a person reads. A confirmation ends when the node no longer
--- asks for it: the same removal at another time needs another one.
+-- asks for it: the same removal at another time needs another one. Of conditions and of a check, what is of another
+-- shape than agreed is left out: who reads every node must not stumble over one.
 CREATE OR REPLACE FUNCTION agent_v1.report(report jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
@@ -161,14 +172,26 @@ AS $$
 DECLARE
     v_node text := calling_node();
     v_before bigint := (SELECT revision FROM node WHERE name = v_node);
-    v_conditions jsonb := CASE WHEN jsonb_typeof(report->'conditions') = 'array' THEN report->'conditions' END;
-    v_checked jsonb := CASE WHEN jsonb_typeof(report->'checked') = 'object' THEN report->'checked' END;
+    v_conditions jsonb;
+    v_checked jsonb;
 BEGIN
+    IF jsonb_typeof(report->'conditions') = 'array' THEN
+        SELECT coalesce(jsonb_agg(c ORDER BY n), '[]') INTO v_conditions
+        FROM jsonb_array_elements(report->'conditions') WITH ORDINALITY AS given(c, n)
+        WHERE n <= 100 AND jsonb_typeof(c) = 'object' AND length(c::text) <= 10000;
+    END IF;
+    IF jsonb_typeof(report->'checked') = 'object' THEN
+        SELECT coalesce(jsonb_object_agg(key, value), '{}') INTO v_checked
+        FROM jsonb_each(report->'checked')
+        WHERE key = ANY ('{id,sites,paths,seconds,cpu_seconds,drift}') AND jsonb_typeof(value) = 'number'
+          AND CASE WHEN key LIKE '%seconds' THEN abs(value::numeric) <= 1e9
+                   ELSE value::numeric BETWEEN 0 AND 9e18 AND value::numeric = trunc(value::numeric) END;
+    END IF;
     UPDATE node SET
         last_contact = clock_timestamp(),
         epoch = coalesce((report->>'epoch')::uuid, epoch),
         revision = coalesce((report->>'revision')::bigint, revision),
-        digest = coalesce(report->>'digest', digest),
+        digest = coalesce(left(report->>'digest', 100), digest),
         conditions = coalesce(v_conditions, conditions),
         confirmed = CASE WHEN v_conditions IS NULL OR strpos(v_conditions::text, confirmed) > 0 THEN confirmed END,
         checked = coalesce(v_checked, checked),
