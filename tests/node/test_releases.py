@@ -39,7 +39,7 @@ from tenantry.interpreters import find_interpreters, reachable_by_others
 from tenantry.node.config import Config, ControlAccess
 from tenantry.node.effects import manifest, releases, relocation, unpacking
 from tenantry.node.effects.releases import Releases
-from tenantry.node.errors import NotReady, Transient
+from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import ReleaseName, ReleaseSpec
 
@@ -773,6 +773,20 @@ def test_a_release_that_was_built_here_is_recorded_at_first_sight(home: Path, bu
     assert asyncio.run(node.verify(NAME)) is None
     assert (home / "state/releases/demo-1.json").is_file()
     assert "has another content" in ((spoil_content(home / "releases/demo-1") and asyncio.run(node.verify(NAME))) or "")
+
+
+def test_a_record_of_a_newer_release_of_the_agent_is_said_and_left_alone(home: Path, built: Built) -> None:
+    fetched(home, built)
+    record = home / "state/releases/demo-1.json"
+    newer = json.dumps({"version": 2, "origin": "elsewhere", "what": "is not known yet"})
+    record.write_text(newer)
+    node = Releases(config_of(home, built.store))
+    with pytest.raises(NodeError, match=r"written by a newer release \(version 2, this one knows 1\)"):
+        asyncio.run(node.verify(NAME))
+    (home / "state/releases.unused.json").write_text('{"demo-1": 0}')
+    assert asyncio.run(node.collect(frozenset())) == []
+    assert record.read_text() == newer
+    assert node.present(built.spec)
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="without root sites may write there")

@@ -63,7 +63,10 @@ class ReleaseKeeper:
             try:
                 self._note(name, await self._releases.verify(name))
             except (NodeError, OSError) as error:
-                logger.warning("%s cannot be verified: %s", name, error)
+                words = f"cannot be verified: {error}"
+                if self._said.get(name) != words:
+                    logger.warning("the release %s %s", name, words)
+                self._said[name] = words
         self._said = {name: words for name, words in self._said.items() if name in used}
         # An empty state is what a node has before it heard of any: nothing is removed on such a word.
         if used and self._clock() >= self._collect_at:

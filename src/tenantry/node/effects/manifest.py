@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.node.effects.files import write_file
+from tenantry.node.errors import NodeError
 
 VERSION = 1
 CONTENT = ("release.json", "src", "static", "venv")
@@ -60,11 +61,18 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record | None:
-    """Return what was written to `path`; None when there is nothing, or nothing that can be used."""
+    """Return what was written to `path`; None when there is nothing, or nothing that can be used.
+
+    `NodeError` for one of a newer release of the agent, which is not to be replaced by what this one understands.
+    """
     try:
         document: dict[str, Any] = json.loads(path.read_bytes())
-        if document["version"] != VERSION:
-            return None
+        version = int(document["version"])
+        if version > VERSION:
+            raise NodeError(
+                f"state/releases/{path.name} was written by a newer release (version {version}, this one knows "
+                f"{VERSION}): not used, and left as it is"
+            )
         entries = {}
         for name, (kind, mode, uid, gid, size, content) in document["entries"].items():
             entries[str(name)] = (str(kind), int(mode), int(uid), int(gid), int(size), str(content))

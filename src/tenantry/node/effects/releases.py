@@ -134,7 +134,8 @@ class Releases:
         """Compare the release with its record, file by file; return the first differences in words, or None.
 
         A release without a record (built here, or by an agent that kept none) is recorded at first sight, if it has the
-        digest of its release.json. One that differs is not `present` until `ensure` has replaced it.
+        digest of its release.json. One that differs is not `present` until `ensure` has replaced it. `NodeError` when
+        the record is a newer agent's: nothing is changed then.
         """
         async with self._verifying:
             before = self._fetched.get(name)
@@ -357,7 +358,10 @@ class Releases:
         return since
 
     def _was_fetched(self, name: ReleaseName) -> bool:
-        record = manifest.read_record(self._layout.release_record(name))
+        try:
+            record = manifest.read_record(self._layout.release_record(name))
+        except NodeError:
+            return False  # a newer agent knows; until it is back, it stays
         return record is not None and record.origin != ""
 
     def _is_named(self, name: ReleaseName) -> bool:
