@@ -225,7 +225,7 @@ BEGIN
     -- A notification wakes every process that listens in this database, the agents' included: were each of N nodes to
     -- notify of one change, PostgreSQL would wake N² of them. So in a large fleet a part of the reports does, and the
     -- one by which the last living node has caught up; who waits looks again by itself.
-    IF random() * (SELECT count(*) FROM node) < 32 OR v_before < (report->>'revision')::bigint AND NOT EXISTS (
+    IF random() * (SELECT count(*) FROM node) < 10 OR v_before < (report->>'revision')::bigint AND NOT EXISTS (
         SELECT FROM node
         WHERE revision < (report->>'revision')::bigint AND last_contact > clock_timestamp() - interval '15 s')
     THEN
