@@ -1,11 +1,12 @@
 """Templates and sites' databases on a real server, made by a role that is no superuser."""
 
+import time
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from tenantry.control.data import databases
+from tenantry.control.data import databases, hoarders
 from tenantry.control.data.databases import TemplateMissing, provision_site_database
 from tenantry.control.data.server import TenantServer
 from tenantry.testing.postgres import PostgresServer
@@ -183,5 +184,32 @@ def test_a_site_that_takes_the_servers_locks_is_stopped(
         with pytest.raises(psycopg.OperationalError):
             hostile.execute("SELECT 1")
         assert modest.execute("SELECT 1").fetchone() == (1,)
+    for number in (1, 2):
+        databases.drop_site_database(tenant_server, number)
+
+
+def test_a_site_that_fills_the_queue_of_notifications_is_stopped(
+    tenant_server: TenantServer, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hoarders, "TRANSACTION_SECONDS", 0.2)
+    for number in (1, 2):
+        provision_site_database(tenant_server, number, "secret", template)
+    with login(tenant_server, 1, "secret") as hostile, login(tenant_server, 2, "secret") as modest:
+        hostile.execute("LISTEN anything")
+        hostile.execute("SET idle_in_transaction_session_timeout = 0")
+        hostile.execute("BEGIN")
+        hostile.execute("SELECT 1")
+        modest.execute("SELECT count(pg_notify('other', n || repeat('x', 7900))) FROM generate_series(1, 2000) AS n")
+        time.sleep(0.3)
+        assert hoarders.end_queue_holders(tenant_server) == [], "nearly empty"
+        monkeypatch.setattr(hoarders, "QUEUE_MAX", 0.0005)
+        assert hoarders.end_queue_holders(tenant_server) == ["site_1"]
+        with pytest.raises(psycopg.OperationalError):
+            hostile.execute("SELECT 1")
+        modest.execute("SELECT count(pg_notify('other', n || repeat('x', 7900))) FROM generate_series(1, 8) AS n")
+        used = modest.execute("SELECT pg_notification_queue_usage()").fetchone()
+        assert used is not None
+        assert used[0] < 0.0005
+        assert hoarders.end_queue_holders(tenant_server) == []
     for number in (1, 2):
         databases.drop_site_database(tenant_server, number)

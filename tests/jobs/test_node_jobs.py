@@ -1,7 +1,9 @@
 """The role of a node: it logs in when its job has run, may call agent_v1 and nothing else, and goes with the node."""
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -115,6 +117,29 @@ def test_a_node_logs_in_with_its_password_and_no_other(
             [joined.role],
         ).fetchone()
     assert row == (False, False, False, False, False, 10)
+
+
+def test_a_node_that_holds_a_lock_keeps_nobody_from_removing_it(
+    control_database: ControlDatabase, platform: Any, joined: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tenantry.control.data import hoarders
+
+    monkeypatch.setattr(hoarders, "BLOCKING_SECONDS", 0.5)
+    with log_in(control_database, joined.role, joined.password) as agent:
+        agent.execute("BEGIN")
+        agent.execute("SELECT agent_v1.heartbeat()")
+        time.sleep(0.6)
+        assert hoarders.end_blocking_nodes(platform.server) == [], "nobody waits"
+        with psycopg.connect(control_database.dsn(), autocommit=True) as person, ThreadPoolExecutor() as pool:
+            removed = pool.submit(person.execute, "UPDATE node SET draining = true WHERE role = %s", [joined.role])
+            ended: list[str] = []
+            deadline = time.monotonic() + 10
+            while not ended and time.monotonic() < deadline:
+                ended = hoarders.end_blocking_nodes(platform.server)
+            assert ended == [joined.role]
+            assert removed.result(timeout=10).rowcount == 1
+        with pytest.raises(psycopg.OperationalError):
+            agent.execute("SELECT 1")
 
 
 def test_a_joined_node_may_call_agent_v1_and_nothing_else(

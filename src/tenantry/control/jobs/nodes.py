@@ -32,6 +32,8 @@ def make_node_role(platform: Platform, role: str, verifier: str) -> None:
         )
         admin.execute(statement)
         execute(admin, "GRANT {} TO {}", NODES_ROLE, role)
+        # Only a member sees what a role's connections do, and may end them (see `data.hoarders`).
+        admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
 
 
 def drop_node_role(platform: Platform, role: str) -> None:
@@ -45,7 +47,7 @@ def drop_node_role(platform: Platform, role: str) -> None:
         if not _exists(admin, role):
             return
         execute(admin, "ALTER ROLE {} NOLOGIN", role)
-        # Only a member may end a role's connections and take its rights.
+        # Only a member may end a role's connections and take its rights: one that was made by an older release is none.
         admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
         _end_connections(admin, role)
         execute(admin, "DROP OWNED BY {}", role)

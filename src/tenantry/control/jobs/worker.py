@@ -17,6 +17,7 @@ from procrastinate.jobs import Status
 from psycopg_pool import PoolTimeout
 
 from tenantry.control.data.databases import end_lock_hoarders
+from tenantry.control.data.hoarders import end_blocking_nodes, end_queue_holders
 from tenantry.control.jobs.platform import Platform
 from tenantry.control.jobs.tasks import BUILDS, SITES
 
@@ -69,7 +70,7 @@ async def _serve(app: App, queue: str, concurrency: int) -> None:
 
 
 async def _guard(platform: Platform) -> None:
-    """End what one site does to the servers that all share, for as long as the worker runs."""
+    """End what one site or node does to the servers that all share, for as long as the worker runs."""
     while True:
         for done in await sync_to_async(_end_hoarding, thread_sensitive=False)(platform):
             logger.warning(done)
@@ -85,6 +86,10 @@ def _end_hoarding(platform: Platform) -> list[str]:
     with contextlib.suppress(psycopg.Error, PoolTimeout):
         roles = end_lock_hoarders(platform.server)
         done += [f"a connection of {role} was ended: it held most of PostgreSQL's locks" for role in roles]
+        roles = end_queue_holders(platform.server)
+        done += [f"a connection of {role} was ended: PostgreSQL's queue of notifications filled up" for role in roles]
+        roles = end_blocking_nodes(platform.server)
+        done += [f"a connection of {role} was ended: the platform waited for it" for role in roles]
     return done
 
 
