@@ -197,6 +197,12 @@ def test_removing_asks_for_the_name(cli: Any, stub: Any) -> None:
         assert cli("node", "remove", *words).code == 2
     assert stub.requests == []
     assert cli("node", "remove", "n1", "--confirm", "n1").out == "n1 is no node any more.\n"
+    assert "force" not in stub.requests[-1][1]
+
+
+def test_a_node_that_serves_is_removed_by_force(cli: Any, stub: Any) -> None:
+    stub.answer("DELETE", "/api/v1/nodes/n1?force=true", 204, b"")
+    assert cli("node", "remove", "n1", "--confirm", "n1", "--force").out == "n1 is no node any more.\n"
 
 
 def test_draining_a_node_that_cannot_hear_says_so(cli: Any, stub: Any) -> None:

@@ -106,6 +106,10 @@ def test_a_serving_node_is_not_removed(agent: Agent, admin: Actor) -> None:
     with pytest.raises(Conflict, match="still draining"):
         services.remove(admin, NODE_NAME)
     assert Node.objects.filter(name=NODE_NAME).exists()
+    services.remove(admin, NODE_NAME, force=True)
+    assert not Node.objects.filter(name=NODE_NAME).exists()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        agent.report()
 
 
 @pytest.mark.parametrize("way", ["drained", "silent", "joining"])

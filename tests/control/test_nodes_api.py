@@ -94,6 +94,7 @@ def test_draining_and_coming_back(api: Api, agent: Agent) -> None:
 def test_only_a_drained_or_silent_node_is_removed(api: Api, agent: Agent) -> None:
     agent.report()
     assert "tenantry node drain node-1" in problem(api("DELETE", "/nodes/node-1"), 409)
+    assert "tenantry node drain node-1" in problem(api("DELETE", "/nodes/node-1?force=false"), 409)
     Node.objects.update(last_contact=timezone.now() - timedelta(seconds=60))
     assert "is silent" in api.get("/nodes/node-1")["problems"][0]
     assert api("DELETE", "/nodes/node-1").status_code == 204

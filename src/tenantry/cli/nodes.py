@@ -154,17 +154,21 @@ def remove(
         str | None,
         typer.Option("--confirm", metavar="NODE", help="The name again, not to be asked.", show_default=False),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while it serves: a machine that is not trusted any more.")
+    ] = False,
 ) -> None:
     """Take a node out of the platform: it loses its rights at once. Asks for the name.
 
-    Refused unless it is drained or silent. Nothing on that machine is deleted, and it serves on until it is stopped.
+    Refused unless it is drained or silent, or with --force. Nothing on that machine is deleted, and it serves on until
+    it is stopped.
     """
     if confirm is None:
         session.output.remark(f"This takes {name} out of the platform; it can only come back by joining anew.")
         confirm = session.ask(f"Type {name} to go on", "--confirm")
     if confirm != name:
         raise UsageProblem("confirm", f"«{confirm}» is not «{name}»; nothing was removed.")
-    session.client.delete(path("nodes", name))
+    session.client.delete(path("nodes", name), {"force": "true"} if force else None)
 
     def show() -> None:
         session.output.line(f"{name} is no node any more.")

@@ -35,9 +35,13 @@ def get_node(request: HttpRequest, name: Name) -> schemas.Node:
 
 
 @router.delete("/nodes/{name}", response={204: None, **PROBLEMS})
-def remove_node(request: HttpRequest, name: Name) -> HttpResponse:
-    """Take a node's rights and forget it. 409 unless it is drained or silent."""
-    services.remove(actor(request), name)
+def remove_node(
+    request: HttpRequest,
+    name: Name,
+    force: Annotated[bool, Query(description="Also while it serves: a machine that is not trusted any more.")] = False,
+) -> HttpResponse:
+    """Take a node's rights and forget it. 409 unless it is drained or silent, or `force` is given."""
+    services.remove(actor(request), name, force=force)
     return HttpResponse(status=204)
 
 

@@ -75,16 +75,17 @@ def drain(actor: Actor, name: str, *, undo: bool = False) -> None:
         append(change, actor=actor.name, metadata={"node": node.name})
 
 
-def remove(actor: Actor, name: str) -> None:
+def remove(actor: Actor, name: str, *, force: bool = False) -> None:
     """Take a node out of the fleet: with the commit its role and token are worthless, then a job drops the role.
 
-    Only one that has drained, is silent or never came. Raises `NotFound`, `Conflict`.
+    Only one that has drained, is silent or never came; any with `force`, for one that is not trusted any more says
+    what it likes. Raises `NotFound`, `Conflict`.
     """
     require_admin(actor)
     with act():
         secrets.lock_nodes()
         node = _locked_node(name, for_removal=True)
-        if is_live(node, database_now()) and not has_drained(node):
+        if not force and is_live(node, database_now()) and not has_drained(node):
             doing = "still draining: wait until it is drained" if node.draining else "serving: drain it first"
             raise Conflict(f"The node «{node.name}» is {doing} (tenantry node drain {node.name}).")
         defer("drop_node_role", lock=node_lock(node.number), role=node.role)
