@@ -28,23 +28,24 @@ def run(agents: int, changes: int, idle_seconds: float, seconds: int) -> dict[st
     return dict(json.loads(outcome))
 
 
-def judge(outcome: dict[str, Any]) -> None:
+def judge(outcome: dict[str, Any], attempts: int) -> None:
+    """`attempts` within any second as the server sees them: in a crowded process one may come late, the next in time."""
     applied = outcome["applied"]
     p99 = applied[int(len(applied) * 0.99) - 1]
     restart = outcome["restart"]
     print(f"{outcome['agents']} agents: applied p99 {p99:.2f} s; idle {outcome['idle']}; restart {restart}")
     assert p99 <= 2.0
-    assert restart["most_per_second"] <= 2
+    assert restart["most_per_second"] <= attempts
 
 
 @pytest.mark.timeout(400)
 def test_a_hundred_agents() -> None:
     outcome = run(100, 5, 10.0, 350)
-    judge(outcome)
+    judge(outcome, attempts=2)
     assert outcome["restart"]["caught_up_seconds"] <= 15.0
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
 def test_a_thousand_agents() -> None:
-    judge(run(1_000, 20, 60.0, 1_700))
+    judge(run(1_000, 20, 60.0, 1_700), attempts=3)
