@@ -29,7 +29,7 @@ def run(agents: int, changes: int, idle_seconds: float, seconds: int) -> dict[st
 
 
 def judge(outcome: dict[str, Any], attempts: int) -> None:
-    """`attempts` within any second as the server sees them: in a crowded process one may come late, the next in time."""
+    """`attempts` within any second as the server sees them: in a crowded process one may come late, the next not."""
     applied = outcome["applied"]
     p99 = applied[int(len(applied) * 0.99) - 1]
     restart = outcome["restart"]
