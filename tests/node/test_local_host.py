@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +20,7 @@ from tenantry.node.effects import host as host_module
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.errors import NodeError, NotReady
 from tenantry.node.planner import Action, AwaitReady, PrepareSite, RemoveGeneration, SetLink, Switch, WriteVassal
+from tenantry.node.sockets import read_sockets
 from tenantry.sealing import generate_key
 from tenantry.spec.names import Slug
 
@@ -87,3 +91,31 @@ def test_a_site_without_a_user_id_of_its_own_is_never_started(home: Path) -> Non
     spec = replace(make_spec(), number=80_000)
     with pytest.raises(NotReady, match="no user id for site number 80000"):
         asyncio.run(host.apply(PrepareSite(BLOG), spec))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a process as somebody else")
+def test_a_socket_that_a_tenant_binds_under_another_sites_path_is_nobodys(home: Path) -> None:
+    site = home / "run/sites/blog"
+    listen = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); "
+    listen += "print(flush=True); sys.stdin.read()"
+    with socket.socket(socket.AF_UNIX) as own:
+        own.bind(str(site / "1.sock"))
+        own.listen()
+        site.chmod(0o777)  # in the tenant's own mount namespace it is a directory of the tenant's
+        home.chmod(0o755)
+        tenant = subprocess.Popen(
+            [sys.executable, "-c", listen, str(site / "7.sock")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            user=65_534,
+        )
+        assert tenant.stdin is not None
+        assert tenant.stdout is not None
+        try:
+            assert tenant.stdout.readline() == b"\n"
+            found = read_sockets(home / "run/sites")
+        finally:
+            tenant.stdin.close()
+            tenant.stdout.close()
+            tenant.wait(timeout=10)
+    assert found.listening == {BLOG: {1}}

@@ -1,7 +1,9 @@
 """The kernel's table of unix sockets: who listens below `run/sites`, and how many connections each has.
 
 Asked through sock_diag, the kernel also says which file each socket was bound to: a socket moved to another site's
-place, or made anew under the same name, is another file. Where that is not to be had, `/proc/net/unix` says the rest.
+place, or made anew under the same name, is another file. And whose it is: a tenant that mounts a directory of its own
+over another site's, in a mount namespace, binds a path of the same name. Every listener of a site was made by the user
+the agent runs as. Where sock_diag is not to be had, `/proc/net/unix` says the rest.
 """
 
 import os
@@ -18,8 +20,8 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _DONE, _ERROR = 3, 2
-_SHOW_NAME, _SHOW_FILE = 1, 2
-_NAME, _FILE = 0, 1  # UNIX_DIAG_NAME, UNIX_DIAG_VFS
+_SHOW_NAME, _SHOW_FILE, _SHOW_USER = 1, 2, 0x40
+_NAME, _FILE, _USER = 0, 1, 7  # UNIX_DIAG_NAME, UNIX_DIAG_VFS, UNIX_DIAG_UID
 _ESTABLISHED, _LISTEN = 1, 10  # the states of TCP, which unix sockets borrow
 _REQUEST = struct.Struct("=IHHIIBBHIIIII")
 _HEADER = struct.Struct("=IHHIIBBBB")  # the message's header, then family, type, state, padding
@@ -81,10 +83,10 @@ def _collect(prefix: bytes, rows: Iterator[tuple[bytes, bool, int]], *, with_fil
 def _ask_kernel() -> Iterator[tuple[bytes, bool, int]]:
     """Yield path, whether it listens, and the file's inode of each bound socket; `OSError` without sock_diag."""
     states = 1 << _LISTEN | 1 << _ESTABLISHED
-    size = _REQUEST.size
+    size, own = _REQUEST.size, os.geteuid()
     request = _REQUEST.pack(
         size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0,
-        socket.AF_UNIX, 0, 0, states, 0, _SHOW_NAME | _SHOW_FILE, 0xFFFFFFFF, 0xFFFFFFFF,
+        socket.AF_UNIX, 0, 0, states, 0, _SHOW_NAME | _SHOW_FILE | _SHOW_USER, 0xFFFFFFFF, 0xFFFFFFFF,
     )  # fmt: skip
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(_ANSWER_SECONDS)
@@ -98,22 +100,26 @@ def _ask_kernel() -> Iterator[tuple[bytes, bool, int]]:
                     return
                 if kind == _ERROR:
                     raise OSError("the kernel refused to list its sockets")
-                name, inode = _attributes(answer, at + _FIRST_ATTRIBUTE, at + length)
-                if name:
-                    yield name, state == _LISTEN, inode
+                name, inode, user = _attributes(answer, at + _FIRST_ATTRIBUTE, at + length)
+                listening = state == _LISTEN
+                if name and not (listening and user not in (own, None)):
+                    yield name, listening, inode
                 at += length + 3 & ~3
 
 
-def _attributes(answer: bytes, at: int, end: int) -> tuple[bytes, int]:
-    name, inode = b"", 0
+def _attributes(answer: bytes, at: int, end: int) -> tuple[bytes, int, int | None]:
+    """Return name, inode of the file and user; kernels before 5.3 do not tell the user."""
+    name, inode, user = b"", 0, None
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(answer, at)
         if kind == _NAME:
             name = answer[at + 4 : at + length].rstrip(b"\0")
         elif kind == _FILE:
             inode = int.from_bytes(answer[at + 4 : at + 8], sys.byteorder)
+        elif kind == _USER:
+            user = int.from_bytes(answer[at + 4 : at + 8], sys.byteorder)
         at += length + 3 & ~3
-    return name, inode
+    return name, inode, user
 
 
 def _read_table(table: Path) -> Iterator[tuple[bytes, bool, int]]:
