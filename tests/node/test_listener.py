@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import math
+import os
 import random
 import selectors
 from collections.abc import Callable, Coroutine
@@ -32,7 +33,7 @@ from tenantry.node.listener import (
     parse_now,
     parse_payload,
 )
-from tenantry.node.store import _CONNECT, ANSWER_SECONDS, CONNECT_SECONDS, Line
+from tenantry.node.store import _CONNECT, ANSWER_SECONDS, CONNECT_SECONDS, Line, storable
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,19 @@ from tenantry.node.store import _CONNECT, ANSWER_SECONDS, CONNECT_SECONDS, Line
 )
 def test_whatever_is_said_is_at_least_a_hint(payload: str) -> None:
     assert parse_payload(payload) == Hint(None, None)
+
+
+def test_what_is_reported_can_be_stored_whatever_files_are_called() -> None:
+    report = {
+        "drift": [{"path": os.fsdecode(b"run/bad\xff"), "age": 1.5}],
+        "sites": ({"message": "a\0b", "log": None},),
+    }
+    told = {
+        "drift": [{"path": "run/bad\\udcff", "age": 1.5}],
+        "sites": [{"message": "a\N{REPLACEMENT CHARACTER}b", "log": None}],
+    }
+    assert storable(report) == told
+    assert storable("Zoë \N{SNOWMAN}") == "Zoë \N{SNOWMAN}"
 
 
 def test_a_notification_names_the_head() -> None:

@@ -523,6 +523,7 @@ class Server:
     def __init__(self, url: str, ca: Path | None) -> None:
         self.asked: list[dict[str, str]] = []
         self.access = ControlAccess(url, ca, "tnn_secret")
+        self.sent = 0  # bytes of an answer without an end
 
 
 @contextlib.contextmanager
@@ -534,6 +535,7 @@ def serving(
     break_at: int = 0,
     redirect: str = "",
     status: int = 200,
+    endless: bool = False,
 ) -> Iterator[Server]:
     content = built.file.read_bytes()
     breaks = [break_at] if break_at else []
@@ -553,6 +555,14 @@ def serving(
             body, code = content, status
             if status != 200:
                 body = json.dumps({"detail": "The node's token is not valid."}).encode()
+            if endless:
+                self.send_response(code)
+                self.end_headers()
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(bytes(1 << 16))
+                        made.sent += 1 << 16
             offset = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
             if offset:
                 body, code = body[offset:], 206
@@ -670,6 +680,14 @@ def test_what_control_answers_is_passed_on(home: Path, built: Built) -> None:
     words = refusal(home, built, node=Releases(config_of(home, control=server.access)))
     assert "could not be fetched" in words
     assert "refused" in words.lower()
+
+
+def test_a_store_that_never_ends_its_refusal_is_not_listened_to(home: Path, built: Built) -> None:
+    with serving(built, status=500, endless=True) as server:
+        words = refusal(home, built, node=Releases(config_of(home, control=server.access)))
+        assert "answered 500" in words
+        assert len(words) < 1_000
+        assert server.sent < 64 << 20, "what the kernel holds, and no more"
 
 
 # Whole or not

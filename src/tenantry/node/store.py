@@ -99,7 +99,7 @@ class Store:
         return await self._ask("SELECT agent_v1.desired(%s)", (since,), seconds)
 
     async def report(self, report: Mapping[str, Any]) -> None:
-        await self._ask("SELECT agent_v1.report(%s)", (Jsonb(report),), ANSWER_SECONDS)
+        await self._ask("SELECT agent_v1.report(%s)", (Jsonb(storable(report)),), ANSWER_SECONDS)
 
     async def echo(self) -> None:
         """Notify everybody who tests whether notifications reach them."""
@@ -134,6 +134,17 @@ async def _fetch(connection: psycopg.AsyncConnection[Any], query: str, parameter
         return None
     row = await cursor.fetchone()
     return None if row is None else row[0]
+
+
+def storable(value: Any) -> Any:
+    """Return a document with every text as PostgreSQL can keep it: names of files are any bytes, logs too."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {storable(name): storable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(one) for one in value]
+    return value
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Bring an artifact here: from the store's directory, or from control over HTTPS, verified while it streams."""
 
 import hashlib
+import json
 import logging
 import os
 import ssl
@@ -24,6 +25,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a transfer in which nothing comes for so long is broken
+ERROR_BYTES = 1 << 16  # that are read of an answer that is no artifact: it may be anybody's who has the store
 RESUMPTIONS = 5  # of one transfer that broke off, each where the one before ended
 
 
@@ -156,9 +158,14 @@ def _trusting(authority: Path | None, also: Path | None = None) -> ssl.SSLContex
 def _check_answer(response: "httpx.Response", url: str) -> None:
     if response.status_code in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return
-    response.read()
+    body = b""
+    for chunk in response.iter_raw(1 << 12):  # as it comes: what is small may unpack to anything
+        body += chunk
+        if len(body) >= ERROR_BYTES:
+            break
+    text = body.decode(errors="replace")
     try:
-        detail = str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = response.text[:200]
-    raise Transient(f"{url} answered {response.status_code}: {detail}")
+        text = str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise Transient(f"{url} answered {response.status_code}: {text[:500]}")
