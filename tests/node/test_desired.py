@@ -205,6 +205,17 @@ def test_sites_that_lose_all_hostnames_without_a_change_count_as_gone() -> None:
     assert state.merge(answer(changed, 12)) == {"site0"}
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_sites_do_not_lose_all_hostnames_either(count: int) -> None:
+    state = filled(count)
+    assert state.merge(answer([site(name, hostnames=[]) for name in names(count)], 11)) == frozenset()
+    assert (state.held.condition, len(state.held.slugs)) == ("MassRemovalRefused", count)
+    state.merge(answer([site(name) for name in names(count)], 11))
+    assert not state.held.slugs
+    changed = [site(name, 12, hostnames=[]) for name in names(count)]
+    assert len(state.merge(answer(changed, 12))) == count, "each was changed by somebody"
+
+
 def test_in_a_new_epoch_not_even_one_unnamed_site_is_removed() -> None:
     state = filled(20)
     changed = state.merge(answer([site(name, processes=2) for name in names(19)], 3, epoch="two"))

@@ -175,7 +175,7 @@ class DesiredState:
         fresh = missing - slugs
         if new_epoch and fresh:
             slugs, condition = missing, REMOVAL_HELD
-        elif fresh and (not answer.entries or _too_many(len(fresh), known)):
+        elif fresh and (not _leads_anywhere(answer) or _too_many(len(fresh), known)):
             slugs, condition = missing, MASS_REMOVAL
         elif slugs:
             slugs = missing  # not even a few are taken from a database that is in doubt
@@ -210,6 +210,11 @@ def _shift(spec: SiteSpec, before: Entry | None, new_epoch: bool, look: Look) ->
     if not new_epoch:
         return before.shift
     return continued_shift(spec, before.spec, before.shift, look)
+
+
+def _leads_anywhere(answer: Answer) -> bool:
+    """Whether any site of the answer has a hostname, or may have one. Without, the tables were emptied."""
+    return any(entry.spec is None or entry.spec.hostnames for entry in answer.entries)
 
 
 def _too_many(count: int, known: int) -> bool:
