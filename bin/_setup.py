@@ -29,7 +29,7 @@ from tenantry.embedded.programs import need_postgres
 from tenantry.embedded.signals import Interruption
 
 _TESTS_FAILED = 1  # pytest's exit code
-_AGAIN_MAX = 10  # more failures than this are no race
+_AGAIN_MAX = 25  # more failures than this are no race
 _MEMORY = CHECKOUT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 _USE_MEMORY = {"--lf", "--last-failed", "--ff", "--failed-first"}
 _HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -16,7 +16,7 @@ import uv
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
 from tenantry.control.releases.artifacts import DirectoryStore
-from tenantry.control.releases.building import BuildContext, BuildRequest, BuildResult, build
+from tenantry.control.releases.building import BuildContext, BuildRequest, BuildResult, build, remove_release
 from tenantry.node.config import Config
 from tenantry.node.effects.releases import Releases
 from tenantry.spec.names import Slug
@@ -43,6 +43,7 @@ def built(
     store = DirectoryStore(home / "artifacts")
     context = BuildContext(home, uid_base, tenant_server, cache_server, None, Path(uv.find_uv_bin()), store=store)
     yield context, build(BuildRequest("demo", 7, 1, str(DEMO)), context)
+    remove_release(context, "demo", 1)  # its template database, too: the server is shared with other tests
     shutil.rmtree(home)
 
 

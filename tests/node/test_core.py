@@ -151,6 +151,9 @@ class FakeHost:
     def resembles(self, spec: SiteSpec) -> bool:
         return True
 
+    def made_for(self, slug: Slug, generation: int) -> int | None:
+        return None
+
     def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
         if slug in self.crashes:
             raise KeyError(slug)

@@ -293,6 +293,22 @@ def test_without_a_memory_what_is_found_is_kept_if_it_is_what_is_wanted(found: A
     assert generation(state) == (expected, 3)
 
 
+def test_what_was_never_remembered_is_taken_away_first_if_it_is_another_sites() -> None:
+    state, slug = DesiredState(), Slug("blog")
+    wanted = site("blog", 50, number=7, database="site_7", generation=1)
+    state.merge(answer([wanted], 50), frozenset({slug}), lambda spec: Leftover(1, False, 6))
+    entry = state.get(slug)
+    assert entry is not None
+    assert (entry.spec, entry.number) == (None, 6)
+    successor = state.forget(slug)
+    assert successor is not None
+    assert successor.spec is not None
+    assert successor.spec.number == 7
+    own = DesiredState()
+    own.merge(answer([wanted], 50), frozenset({slug}), lambda spec: Leftover(1, True, 7))
+    assert generation(own) == (1, 1)
+
+
 def test_another_site_of_the_same_name_waits_until_the_former_is_gone() -> None:
     state = filled(1)
     slug = Slug("site0")

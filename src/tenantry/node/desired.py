@@ -185,6 +185,8 @@ class DesiredState:
 
     def _take(self, entry: Entry, new_epoch: bool, look: Look) -> bool:
         before = self._entries.get(entry.slug)
+        if entry.spec is not None and (before is None or before.is_unknown):
+            before = _former(entry, look(entry.spec).number) or before
         if entry.problem:
             if before is not None:
                 entry = replace(before, revision=entry.revision, problem=entry.problem)
@@ -198,10 +200,17 @@ class DesiredState:
         else:
             self._successors.pop(entry.slug, None)
             entry = entry.shifted(_shift(spec, before, new_epoch, look))
-        if entry == before:
+        if entry == self._entries.get(entry.slug):
             return False
         self._entries[entry.slug] = entry
         return True
+
+
+def _former(entry: Entry, number: int | None) -> Entry | None:
+    """Return what stands for another site of the same name that is not remembered, but of which files are here."""
+    if number is None or number == entry.number:
+        return None
+    return Entry(entry.slug, entry.revision, None, None, number=number)
 
 
 def _shift(spec: SiteSpec, before: Entry | None, new_epoch: bool, look: Look) -> int:

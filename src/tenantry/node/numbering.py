@@ -15,11 +15,12 @@ from tenantry.spec.sites import SiteSpec
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What is on the node under a site's name: the highest generation (0: none), and whether the one asked about is
-    exactly what would be written for it."""
+    """What is on the node under a site's name: the highest generation (0: none), whether the one asked about is
+    exactly what would be written for it, and the number of the site it was made for (None: it does not say)."""
 
     highest: int = 0
     same: bool = False
+    number: int | None = None
 
 
 Look = Callable[[SiteSpec], Leftover]

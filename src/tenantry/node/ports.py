@@ -21,13 +21,18 @@ class DesiredSource(Protocol):
 
 
 class SiteHost(Protocol):
-    """The machine, as far as one site is concerned. `resembles`: what is here was made of this spec."""
+    """The machine, as far as one site is concerned. `resembles`: what is here was made of this spec.
+
+    `made_for`: the number of the site that a generation's files were made for, None where they do not say.
+    """
 
     def scan(self) -> frozenset[Slug]: ...
 
     def observe(self, slug: Slug, spec: SiteSpec | None) -> ObservedSite: ...
 
     def resembles(self, spec: SiteSpec) -> bool: ...
+
+    def made_for(self, slug: Slug, generation: int) -> int | None: ...
 
     async def apply(self, action: Action, spec: SiteSpec | None) -> None: ...
 

@@ -155,8 +155,10 @@ class Reader:
         try:
             observed = self._host.observe(spec.slug, spec)
             same = spec.generation in observed.documents and self._host.resembles(spec)
+            made = observed.serving or max(observed.documents, default=0)
+            number = self._host.made_for(spec.slug, made) if made else None
         except Exception:
             logger.exception("%s: what is here cannot be looked at; it is taken for nothing", spec.slug)
             return Leftover()
         found = {*observed.documents, *observed.vassals, *observed.sockets, observed.serving or 0}
-        return Leftover(max(found), same)
+        return Leftover(max(found), same, number)

@@ -1,6 +1,7 @@
 """A plan's actions, done on this machine; and what is on it, observed."""
 
 import asyncio
+import json
 import os
 import stat
 import time
@@ -145,6 +146,16 @@ class LocalHost:
             return False
         expected = self._document_text(spec, generation)
         return expected is not None and vassal == self._vassal_text(spec, generation) and same_start(document, expected)
+
+    def made_for(self, slug: Slug, generation: int) -> int | None:
+        """Return the number of the site whose database the generation's document names, None without one."""
+        try:
+            document = json.loads(self._layout.document(slug, generation).read_bytes())
+            name = str(document["environment"]["PGDATABASE"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # nothing, or nothing whole: what is damaged says nothing of its site
+        number = name.removeprefix("site_")
+        return int(number) if number.isascii() and number.isdigit() else None
 
     def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
         """Return how the site differs from what was made for it. For sites at rest: work in progress differs, too.
