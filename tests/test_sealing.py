@@ -18,7 +18,9 @@ def test_a_new_key_in_front_still_opens_what_the_old_one_sealed() -> None:
     assert Sealer([new, old]).unseal(sealed) == {"a": 1}
 
 
-@pytest.mark.parametrize("alter", [lambda s: s[:-3], lambda s: s[:40] + ("B" if s[40] == "A" else "A") + s[41:], lambda _: "é"])
+@pytest.mark.parametrize(
+    "alter", [lambda s: s[:-3], lambda s: s[:40] + ("B" if s[40] == "A" else "A") + s[41:], lambda _: "é"]
+)
 def test_an_altered_document_is_refused(alter) -> None:
     sealer = Sealer([generate_key()])
     with pytest.raises(SealError):
