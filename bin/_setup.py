@@ -118,7 +118,8 @@ def test(arguments: list[str], interruption: Interruption) -> int:
     if code != _TESTS_FAILED or not 0 < len(failed) <= _AGAIN_MAX:
         return code
     print(f"bin/test: {len(failed)} failed. Once more, alone:", flush=True)
-    code = _run([*pytest, "-p", "no:cacheprovider", *failed])
+    files = dict.fromkeys(test.partition("::")[0] for test in failed)
+    code = _run([*pytest, "--last-failed", *files])  # in their own order: some tell a story
     if code == 0:
         print("bin/test: unsteady, failed beside others and passed alone:", *failed, sep="\n  ", flush=True)
     return code
