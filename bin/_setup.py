@@ -112,7 +112,8 @@ def test(arguments: list[str], interruption: Interruption) -> int:
     if not _USE_MEMORY.intersection(rest):
         _MEMORY.unlink(missing_ok=True)
     pytest = [str(python), "-m", "pytest"]
-    code = _run([*pytest, "-n", "2", "--dist", "loadgroup", *marks, *rest])
+    # By file: some tell a story in order, and what a file shares (a platform that runs) is made once.
+    code = _run([*pytest, "-n", "2", "--dist", "loadfile", *marks, *rest])
     interruption.check()
     failed = _failed_tests()
     if code != _TESTS_FAILED or not 0 < len(failed) <= _AGAIN_MAX:

@@ -31,7 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.acceptance)
-            item.add_marker(pytest.mark.xdist_group("acceptance"))
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(UP_SECONDS + 60))
 

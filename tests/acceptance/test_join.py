@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import ROOT, Platform, end_and_remove, new_home, processes_of
+from tests.acceptance.conftest import ROOT, Platform, end_and_remove, free_ports, new_home, processes_of
 
 SITES = ("alpha", "beta", "gamma")
 PORT = 8080
 JOIN_SECONDS = 240
 SILENT_SECONDS = 60  # a node is silent after 15 s; the machine may be busy
-# One story told in order, for minutes, which begins with a platform on the ports that others here may have.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
+# One story told in order.
+pytestmark = pytest.mark.timeout(900)
 
 GET = """
 import sys, urllib.error, urllib.request
@@ -151,7 +151,7 @@ def network() -> Iterator[Network]:
 def first(network: Network) -> Iterator[Machine]:
     """The platform's machine, with the demo's three sites, reachable for others."""
     machine = network.machine(1)
-    outside = Platform(machine.home, PORT + 1000, PORT + 1001)
+    outside = Platform(machine.home, *free_ports())
     try:
         outside.up()
         outside.down()
