@@ -1,6 +1,5 @@
 """Fixtures of the node's tests: real parts, started once per worker where they are costly."""
 
-import contextlib
 import importlib.util
 import shutil
 import sys
@@ -38,7 +37,7 @@ def postgres() -> Iterator["lab.Postgres"]:
 @pytest.fixture
 def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
     """A prepared home without processes, over an empty desired state."""
-    with prepared(postgres) as made:
+    with lab.prepared(postgres) as made:
         yield made
 
 
@@ -51,20 +50,10 @@ def serving(node: "lab.Node") -> "lab.Node":
 @pytest.fixture(scope="module")
 def blog(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
     """A running node with the site `blog`, shared by the tests of a file: leave it as it was."""
-    with prepared(postgres) as made:
+    with lab.prepared(postgres) as made:
         started(made)
         made.reported("blog", made.put(made.document("blog", 1, "demo-1")))
         yield made
-
-
-@contextlib.contextmanager
-def prepared(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
-    made = lab.Node(postgres)
-    try:
-        made.prepare()
-        yield made
-    finally:
-        made.close()
 
 
 def started(node: "lab.Node") -> "lab.Node":

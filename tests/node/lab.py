@@ -71,6 +71,17 @@ def make_spec(generation: int = 2, hostnames: tuple[Fqdn, ...] = (Fqdn("a.localh
     )
 
 
+def answered_site(slug: str, revision: int = 1, **changes: Any) -> dict[str, Any]:
+    """One site as `agent_v1.desired` answers it, for tests without a database."""
+    return {
+        "slug": slug, "number": 1, "project_number": 1, "revision": revision, "present": True, "generation": 1,
+        "mode": "live", "runtime": "always_on", "processes": 1, "threads": 1,
+        "release": {"name": "demo-1", "digest": "d", "wsgi": "a:b", "settings": "s", "manage": "manage.py",
+                    "static": None, "serve_media": False},
+        "health_path": "/", "hostnames": [f"{slug}.localhost"], "database": "site_1", "sealed": "",
+    } | changes  # fmt: skip
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -364,6 +375,17 @@ class Node:
                 while chunk := connection.recv(65_536):
                     chunks.append(chunk)
             return b"".join(chunks)
+
+
+@contextlib.contextmanager
+def prepared(postgres: Postgres) -> Iterator[Node]:
+    """A home without processes, over an empty desired state; nothing of it is left."""
+    made = Node(postgres)
+    try:
+        made.prepare()
+        yield made
+    finally:
+        made.close()
 
 
 def _accepts(port: int) -> bool:

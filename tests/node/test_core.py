@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from node_lab import answered_site as site
 
 from tenantry.node.answer import Entry
 from tenantry.node.desired import Head
@@ -32,16 +33,6 @@ from tenantry.node.reconciler import Reconciler
 from tenantry.node.status import NodeStatus
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
-
-
-def site(slug: str, revision: int = 1, **changes: Any) -> dict[str, Any]:
-    return {
-        "slug": slug, "number": 1, "project_number": 1, "revision": revision, "present": True, "generation": 1,
-        "mode": "live", "runtime": "always_on", "processes": 1, "threads": 1,
-        "release": {"name": "demo-1", "digest": "d", "wsgi": "a:b", "settings": "s", "manage": "manage.py",
-                    "static": None, "serve_media": False},
-        "health_path": "/", "hostnames": [f"{slug}.localhost"], "database": "site_1", "sealed": "",
-    } | changes  # fmt: skip
 
 
 class FakeDatabase:
@@ -444,6 +435,22 @@ def test_a_full_disk_is_said_until_it_is_not(monkeypatch: pytest.MonkeyPatch) ->
             agent.memory.full = False
             await until(lambda: Slug("blog") in agent.memory.entries)
             await until(lambda: "StateNotSaved" not in agent.status._conditions)
+
+    asyncio.run(body())
+
+
+def test_what_was_accepted_just_before_the_end_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantry.node.saver.COALESCE_SECONDS", 60.0)
+
+    async def body() -> None:
+        agent = Agent()
+        async with running(agent):
+            agent.put(site("blog"))
+            await until(lambda: agent.serves("blog", 1))
+        assert agent.memory.head is None
+        agent.reconciler.finish()
+        assert agent.memory.head is not None
+        assert (agent.memory.head.revision, set(agent.memory.entries)) == (1, {Slug("blog")})
 
     asyncio.run(body())
 

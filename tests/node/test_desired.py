@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import pytest
+from node_lab import answered_site as site
 
 from tenantry.node.answer import Orders, parse_answer
 from tenantry.node.desired import DesiredState, Head
@@ -11,16 +12,6 @@ from tenantry.node.errors import Refused
 from tenantry.node.numbering import Leftover
 from tenantry.spec.errors import InvalidDocument
 from tenantry.spec.names import Slug
-
-
-def site(slug: str, revision: int = 1, **changes: Any) -> dict[str, Any]:
-    return {
-        "slug": slug, "number": 1, "project_number": 1, "revision": revision, "present": True, "generation": 1,
-        "mode": "live", "runtime": "always_on", "processes": 1, "threads": 1,
-        "release": {"name": "demo-1", "digest": "d", "wsgi": "a:b", "settings": "s", "manage": "manage.py",
-                    "static": None, "serve_media": False},
-        "health_path": "/", "hostnames": [f"{slug}.localhost"], "database": "site_1", "sealed": "",
-    } | changes  # fmt: skip
 
 
 def answer(

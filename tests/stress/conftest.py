@@ -42,9 +42,5 @@ def postgres() -> Iterator["lab.Postgres"]:
 @pytest.fixture
 def node(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
     """A prepared home without processes, over an empty desired state."""
-    made = lab.Node(postgres)
-    try:
-        made.prepare()
+    with lab.prepared(postgres) as made:
         yield made
-    finally:
-        made.close()

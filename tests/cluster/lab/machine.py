@@ -8,12 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from node_lab import APPLICATION, AS_ROOT, borrowed_packages, reachable_python
+from node_lab import APPLICATION, AS_ROOT, borrowed_packages, reachable_python, wait_until
 
 from .control import Membership
 from .network import Host
@@ -23,18 +20,6 @@ HTTP_PORT = 8080  # every host has its own
 UID_BASE = 1_900_000_000
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
-    """Return the first true answer of `condition`; fail loudly otherwise."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.01)
 
 
 class Machine:

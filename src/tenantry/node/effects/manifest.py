@@ -17,9 +17,10 @@ from typing import Any
 
 from tenantry.node.effects.files import write_file
 from tenantry.node.errors import NodeError
+from tenantry.spec.digests import DIGESTED, is_bytecode, release_digest
 
 VERSION = 1
-CONTENT = ("release.json", "src", "static", "venv")
+CONTENT = ("release.json", *DIGESTED)
 DIFFERENCES_NAMED = 3
 REST_FACTOR = 3.0  # after hashing for a while, rest three times as long: sites come first
 REST_AFTER_SECONDS = 0.02
@@ -97,7 +98,7 @@ def differences(
         missing.discard(name)
         word = None
         if expected is None:
-            word = "is not of the release" if foreign and not _is_bytecode(name) else None
+            word = "is not of the release" if foreign and not is_bytecode(name) else None
         elif seen.signatures.get(name) != _signature(status):
             word = _difference(root / name, status, expected, pace)
             if word is None:
@@ -111,15 +112,13 @@ def differences(
 
 
 def digest_of(record: Record) -> str:
-    """Return the digest of a record, made as the build makes a release's: sorted paths, modes, links and contents of
-    src, static and venv, without bytecode."""
+    """Return the digest of the release that a record describes (`spec.digests`)."""
     kinds = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK}
-    lines = [
-        f"{name}\0{kinds[kind]:o}\0{mode:o}\0{content}\n"
+    return release_digest(
+        (name, kinds[kind] | mode, content)
         for name, (kind, mode, _, _, _, content) in record.entries.items()
-        if name.partition("/")[0] in CONTENT[1:] and not _is_bytecode(name)
-    ]
-    return "sha256:" + hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+        if name.partition("/")[0] in DIGESTED
+    )
 
 
 class _Pace:
@@ -195,7 +194,3 @@ def _signature(status: os.stat_result) -> Signature:
         status.st_uid,
         status.st_gid,
     )
-
-
-def _is_bytecode(name: str) -> bool:
-    return name.endswith((".pyc", "/__pycache__"))

@@ -5,15 +5,10 @@ May import: the standard library, `control.config`; boto3 only where S3 is confi
 model, nor read a release's directory before it is frozen.
 """
 
+from tenantry.control.releases.artifacts.choosing import store_of
 from tenantry.control.releases.artifacts.packing import Packed, PackingCancelled
 from tenantry.control.releases.artifacts.publishing import publish
-from tenantry.control.releases.artifacts.store import (
-    ArtifactMissing,
-    ArtifactStore,
-    DirectoryStore,
-    StoreError,
-    store_of,
-)
+from tenantry.control.releases.artifacts.store import ArtifactMissing, ArtifactStore, DirectoryStore, StoreError
 
 __all__ = [
     "ArtifactMissing",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tenantry.control.releases.building.commands import Owner
 from tenantry.control.releases.building.context import BuildResult, StepFailed
+from tenantry.spec.digests import DIGESTED, is_bytecode, release_digest
 
 MARKER = "release.json"
 
@@ -80,19 +81,13 @@ def _chmod(path: str, mode: int) -> None:
 
 
 def digest_of(release: Path) -> str:
-    """Return `sha256:…` over the sorted list of paths, modes, link texts and content hashes of src, venv and static.
-
-    Bytecode is left out: it holds nothing that the source does not, and is not the same in two builds.
-    """
-    lines = []
-    for name in ("src", "static", "venv"):
-        for path, mode in _entries(release / name):
-            if path.endswith(".pyc") or path.endswith("/__pycache__"):
-                continue
-            relative = os.path.relpath(path, release)
-            lines.append(f"{relative}\0{stat.S_IFMT(mode):o}\0{stat.S_IMODE(mode):o}\0{_content(path, mode)}\n")
-    text = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
-    return "sha256:" + hashlib.sha256(text).hexdigest()
+    """Return the digest of what is in `release` (`spec.digests`)."""
+    return release_digest(
+        (os.path.relpath(path, release), mode, _content(path, mode))
+        for name in DIGESTED
+        for path, mode in _entries(release / name)
+        if not is_bytecode(path)  # not even read
+    )
 
 
 def _content(path: str, mode: int) -> str:
@@ -106,7 +101,7 @@ def _content(path: str, mode: int) -> str:
 
 def refuse_special_files(release: Path) -> None:
     """Raise `StepFailed` when the build left a device, a pipe or a socket: a release is files only."""
-    for name in ("src", "static", "venv"):
+    for name in DIGESTED:
         for path, mode in _entries(release / name):
             if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                 raise StepFailed(f"{os.path.relpath(path, release)} is neither a file, a directory nor a link.")
