@@ -97,6 +97,7 @@ async def run_agent(config: Config) -> None:
         await stopped.wait()
         for task in tasks:
             task.cancel()
+    reconciler.finish()
     listening.drop()
     asking.drop()
     logger.info("the agent stopped")

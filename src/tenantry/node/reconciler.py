@@ -73,6 +73,10 @@ class Reconciler:
             for part in (self._reader, self._saver, self._reporter, self._worker, self._checker, self._drainer):
                 group.create_task(part.run(), name=type(part).__name__.lower())
 
+    def finish(self) -> None:
+        """`run` ended on purpose: remember what it did not come to remember."""
+        self._saver.finish()
+
     def releases(self) -> frozenset[ReleaseName]:
         """Return the releases of the sites that this node is to serve."""
         entries = map(self._desired.get, self._desired.slugs())

@@ -1,10 +1,13 @@
 """Remembers what was accepted: changed entries together, a moment after they came."""
 
 import asyncio
+import contextlib
 import logging
+import threading
+from collections.abc import Mapping
 
 from tenantry.node.answer import Entry
-from tenantry.node.desired import DesiredState
+from tenantry.node.desired import DesiredState, Head
 from tenantry.node.ports import Memory
 from tenantry.node.status import NodeStatus
 from tenantry.node.workqueue import Signal
@@ -27,6 +30,7 @@ class Saver:
         self._status = status
         self._unsaved: dict[Slug, Entry] = {}
         self._signal = Signal()
+        self._one_at_a_time = threading.Lock()  # a save goes on in its thread when `run` is cancelled
 
     def note(self, entry: Entry) -> None:
         """Save the entry with the next save."""
@@ -50,12 +54,29 @@ class Saver:
                 continue
             entries, self._unsaved = self._unsaved, {}
             try:
-                await asyncio.to_thread(self._memory.save, head, list(entries.values()))
+                await asyncio.to_thread(self._save, head, entries)
                 self._status.clear_condition(NOT_SAVED)
                 self._status.clear_condition(DAMAGED)  # it holds the database's own state again
             except OSError as error:
-                logger.error("the state cannot be remembered: %s", error)  # noqa: TRY400
                 self._status.set_condition(NOT_SAVED, f"{error.strerror}: {error.filename}")
                 self._unsaved = entries | self._unsaved
                 await asyncio.sleep(RETRY_SECONDS)
                 self._signal.set()
+            except asyncio.CancelledError:
+                self._unsaved = entries | self._unsaved
+                raise
+
+    def finish(self) -> None:
+        """`run` was cancelled: save what it did not come to. The next agent tells by it that a database is set back."""
+        head = self._desired.head()
+        if head is not None:
+            with contextlib.suppress(OSError):  # logged; from an older head on, the next agent asks the database
+                self._save(head, self._unsaved)
+
+    def _save(self, head: Head, entries: Mapping[Slug, Entry]) -> None:
+        with self._one_at_a_time:
+            try:
+                self._memory.save(head, list(entries.values()))
+            except OSError as error:
+                logger.error("the state cannot be remembered: %s", error)  # noqa: TRY400
+                raise
