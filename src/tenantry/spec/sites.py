@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 from tenantry.spec.errors import InvalidDocument, InvalidName
+from tenantry.spec.limits import DEFAULT_LIMITS, Limits
+from tenantry.spec.modes import NO_OPTIONS, ModeOptions
 from tenantry.spec.names import Fqdn, Slug, parse_hostname, parse_slug
 
 _ARTIFACT = re.compile(r"sha256:[0-9a-f]{64}")
@@ -32,6 +34,13 @@ class Runtime(StrEnum):
     ALWAYS_ON = "always_on"
     ON_DEMAND = "on_demand"
     POOLED = "pooled"
+
+
+class Engine(StrEnum):
+    """The application server that a release's sites run in."""
+
+    UWSGI = "uwsgi"
+    GRANIAN = "granian"
 
 
 class SiteState(StrEnum):
@@ -66,7 +75,8 @@ class ReleaseSpec:
     """The build a site runs. `static` is a path relative to the release's directory, or None.
 
     `artifact` («sha256:…») names the archive that a node without the release fetches, `artifact_size` its bytes; None
-    before it was published. `python` is the version it was built with, None when the database does not say.
+    before it was published. `python` is the version it was built with, None when the database does not say. `asgi`
+    («module:attribute») is what an engine for ASGI loads, empty for a project without.
     """
 
     name: ReleaseName
@@ -80,11 +90,16 @@ class ReleaseSpec:
     artifact_size: int | None = None
     python: str | None = None
     project_number: int | None = None
+    engine: Engine = Engine.UWSGI
+    asgi: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SiteSpec:
-    """One site as a node should serve it. `sealed` holds the secrets, readable with the platform key only."""
+    """One site as a node should serve it. `sealed` holds the secrets, readable with the platform key only.
+
+    `warm_paths` are asked of a new generation, after its health path, before visitors are.
+    """
 
     slug: Slug
     number: int
@@ -100,6 +115,9 @@ class SiteSpec:
     hostnames: tuple[Fqdn, ...]
     database: str
     sealed: str
+    mode_options: ModeOptions = NO_OPTIONS
+    limits: Limits = DEFAULT_LIMITS
+    warm_paths: tuple[str, ...] = ()
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "SiteSpec":
@@ -118,10 +136,14 @@ class SiteSpec:
                 processes=_positive(document, "processes"),
                 threads=_positive(document, "threads"),
                 release=_release(release, _positive(document, "project_number")),
-                health_path=_url_path(document["health_path"]),
+                health_path=_url_path("health_path", document["health_path"]),
                 hostnames=tuple(sorted(parse_hostname(name) for name in document["hostnames"])),
                 database=_database(document),
                 sealed=str(document["sealed"]),
+                # Younger than the others: databases and memories of before lack them.
+                mode_options=ModeOptions.from_document(document.get("mode_options")),
+                limits=Limits.from_document(document.get("limits")),
+                warm_paths=tuple(_url_path("warm_paths", path) for path in document.get("warm_paths") or ()),
             )
         except KeyError as error:
             raise InvalidDocument(f"site {slug!r}: the key {error} is missing") from error
@@ -143,6 +165,8 @@ def _release(document: Mapping[str, Any], project_number: int) -> ReleaseSpec:
         artifact_size=None if document.get("artifact_size") is None else _positive(document, "artifact_size"),
         python=_matching(document, "python", _PYTHON),
         project_number=project_number,
+        engine=Engine(document.get("engine") or Engine.UWSGI),
+        asgi=str(document.get("asgi") or ""),
     )
 
 
@@ -180,8 +204,8 @@ def _inner_path(value: str | None) -> str | None:
     return value
 
 
-def _url_path(value: str) -> str:
-    """An absolute URL path of printable ASCII: it is sent in the node's own health request."""
+def _url_path(key: str, value: str) -> str:
+    """An absolute URL path of printable ASCII: it is sent in the node's own requests."""
     if not value.startswith("/") or not value.isascii() or not value.isprintable() or " " in value or len(value) > 500:
-        raise InvalidDocument(f"health_path must be an absolute path of printable ASCII, not {value!r}")
+        raise InvalidDocument(f"{key} must be an absolute path of printable ASCII, not {value!r}")
     return value

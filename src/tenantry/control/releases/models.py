@@ -15,6 +15,9 @@ class Project(models.Model):
     python = models.CharField(max_length=20, default="")  # empty: the build chooses
     health_path = models.CharField(max_length=500, default="/")
     serve_media = models.BooleanField(default=True)
+    engine = models.CharField(max_length=20, default="uwsgi", db_default="uwsgi")
+    asgi = models.TextField(default="", db_default="")  # empty: found by the build, for an engine that needs it
+    warm_paths: "models.JSONField[list[str], list[str]]" = models.JSONField(default=list, db_default=[])
     sealed_environment = models.TextField(default="")  # sealed {"NAME": "value"}: defaults for its builds and sites
     environment_names: "models.JSONField[list[str], list[str]]" = models.JSONField(default=list)
     current_release = models.ForeignKey["Release | None"](
@@ -56,6 +59,8 @@ class Release(models.Model):
     python = models.TextField(default="")
     django = models.TextField(default="")
     wsgi = models.TextField(default="")
+    engine = models.CharField(max_length=20, default="uwsgi", db_default="uwsgi")
+    asgi = models.TextField(default="", db_default="")
     settings = models.TextField(default="")
     manage = models.TextField(default="")
     static = models.TextField(null=True)  # relative to the release's directory

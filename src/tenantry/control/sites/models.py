@@ -1,5 +1,7 @@
 """Tables of sites and hostnames."""
 
+from typing import Any
+
 from django.db import models
 from django.db.models.functions import Now
 
@@ -27,11 +29,16 @@ class Site(models.Model):
     status = models.CharField(max_length=20, choices=SiteStatus.choices, default=SiteStatus.PROVISIONING)
     error = models.TextField(default="")
     mode = models.CharField(max_length=20, default="live")
+    # What goes with the mode (`spec.modes.ModeOptions`); `mode_until`: when a job makes the site live again.
+    mode_options: "models.JSONField[dict[str, Any], dict[str, Any]]" = models.JSONField(default=dict, db_default={})
+    mode_until = models.DateTimeField(null=True)
     runtime = models.CharField(max_length=20, default="always_on")
     generation = models.BigIntegerField(default=1)
     revision = models.BigIntegerField(default=0)  # of its latest change; set by a trigger on `change`
     processes = models.IntegerField(default=1)
     threads = models.IntegerField(default=1)
+    # `spec.limits.Limits`; what is not in it has the default
+    limits: "models.JSONField[dict[str, int], dict[str, int]]" = models.JSONField(default=dict, db_default={})
     # {"environment", "secret_key", "database_password", "cache_password"}, readable with the platform key only
     sealed = models.TextField()
     environment_names: "models.JSONField[list[str], list[str]]" = models.JSONField(default=list)
