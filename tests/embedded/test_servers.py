@@ -33,6 +33,7 @@ from tenantry.embedded.processes import find_processes, find_supervisor, read_pr
 from tenantry.embedded.progress import View
 from tenantry.embedded.redis import prepare_redis
 from tenantry.embedded.signals import Interruption
+from tenantry.embedded.starting import Start
 from tenantry.embedded.supervision import Program, Supervisor, start_supervisor
 from tests.embedded.conftest import make_home
 
@@ -234,3 +235,22 @@ def test_a_supervisor_that_cannot_start_says_why(home: Home) -> None:
         start_supervisor(home, [Program("bad", ["/bin/true"], stop_signal="NONSENSE")], Interruption())
     assert "NONSENSE" in caught.value.log
     assert find_processes(home, None) == []
+
+
+def test_a_running_supervisord_takes_up_a_program_of_a_newer_release(home: Home, view: View) -> None:
+    known = Program("old", ["/bin/sleep", "60"])
+    young = Program("young", ["/bin/sh", "-c", "trap 'echo hung up; exit' HUP; while :; do sleep 0.05; done"])
+    supervisor = start_supervisor(home, [known], Interruption())
+    try:
+        supervisor.start("old")
+        wait_for(lambda: supervisor.states()["old"].name == "RUNNING")
+        pid = supervisor.states()["old"].pid
+        start = Start(home, Config(1, "127.0.0.1", 1, 2, None, "node"), view, Interruption(), supervisor)
+        assert not start._supervise([known, young])
+        supervisor.start("young")
+        wait_for(lambda: supervisor.states()["young"].name == "RUNNING")
+        assert supervisor.states()["old"].pid == pid
+        start._renew(["young"])
+        wait_for(lambda: "hung up" in home.log("young").read_text())
+    finally:
+        stop_platform(home, None, view, supervisor)

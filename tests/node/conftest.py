@@ -58,6 +58,7 @@ def blog(postgres: "lab.Postgres") -> Iterator["lab.Node"]:
 
 def started(node: "lab.Node") -> "lab.Node":
     node.release("demo-1")
+    node.start_standby()
     node.start_nginx()
     node.start_emperor()
     node.start_agent()

@@ -223,6 +223,10 @@ class Node:
         with (self.home / "logs" / f"{name}.out").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd="/")
 
+    def start_standby(self) -> None:
+        self.spawn("standby", self.python("standby", "--config", str(self.config)))
+        wait_until((self.home / "run" / "standby.sock").exists, what="standby")
+
     def start_nginx(self) -> None:
         log = str(self.home / "logs" / "nginx.log")
         self.spawn("nginx", ["/usr/sbin/nginx", "-e", log, "-p", str(self.home), "-c", f"{self.home}/etc/nginx.conf"])
@@ -238,6 +242,7 @@ class Node:
 
     def start(self) -> None:
         self.prepare()
+        self.start_standby()
         self.start_nginx()
         self.start_emperor()
         self.start_agent()
@@ -253,7 +258,7 @@ class Node:
             process.wait(5)
 
     def close(self) -> None:
-        for name in ("agent", "emperor", "nginx"):
+        for name in ("agent", "emperor", "nginx", "standby"):
             if name in self.processes:
                 # Killed, the emperor takes its vassals with it at once; asked, it waits 3 s.
                 self.stop(name, signal.SIGKILL if name == "emperor" else signal.SIGTERM)

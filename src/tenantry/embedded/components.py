@@ -23,10 +23,13 @@ from tenantry.embedded.programs import need_program
 from tenantry.embedded.redis import as_user, probe_redis, redis_command
 from tenantry.embedded.supervision import Program, State
 from tenantry.spec.users import CONTROL
+from tenantry.spec.uwsgi import encode_packet
 
 # In the order of starting; stopping goes the other way. A group starts when the one before is ready.
 STORES = ("postgres", "redis")
-STOP_ORDER = (("agent", "jobs", "gateway", "control"), ("nginx",), ("emperor",), ("redis", "postgres"))
+STOP_ORDER = (("agent", "jobs", "gateway", "control"), ("nginx",), ("standby", "emperor"), ("redis", "postgres"))
+# Started anew when the code changed, by a signal: they keep their listening socket, so nobody is refused meanwhile.
+RENEWED = ("standby",)
 
 _PROBE_SECONDS = 3
 # The agent beats every few seconds; an older contact is from before.
@@ -57,7 +60,7 @@ def code_of(config: Config) -> tuple[str, ...]:
 
 def servers_of(config: Config) -> tuple[str, ...]:
     """Return what a home runs on top of the stores."""
-    return (*code_of(config)[:-1], "nginx", "emperor", "agent")
+    return (*code_of(config)[:-1], "standby", "nginx", "emperor", "agent")
 
 
 def make_programs(platform: Platform) -> list[Program]:
@@ -103,7 +106,10 @@ def serving_programs(home: Home) -> list[Program]:
     """Return what serves sites, on every node."""
     python = str(home.python)
     emperor = [python, "-c", "import pyuwsgi,sys; pyuwsgi.run(sys.argv[1:])", "--ini", str(home.etc / "emperor.ini")]
-    agent = [python, "-m", "tenantry.node", "run", "--config", str(home.secrets / "agent.json")]
+    agent, standby = (
+        [python, "-m", "tenantry.node", command, "--config", str(home.secrets / "agent.json")]
+        for command in ("run", "standby")
+    )
     nginx = [
         str(need_program("nginx", "nginx-light")),
         "-e",
@@ -112,6 +118,7 @@ def serving_programs(home: Home) -> list[Program]:
         str(home.etc / "nginx.conf"),
     ]
     return [
+        Program("standby", standby, stop_wait_seconds=8),
         # nginx writes logs/nginx.log itself.
         Program("nginx", nginx, stop_signal="QUIT", stop_wait_seconds=4, log="nginx.start"),
         # Vassals that are just loading their application do not listen; they end with the emperor at the latest.
@@ -183,6 +190,22 @@ def probe_nginx(home: Home, config: Config, state: State) -> str | None:
     return "does not listen yet"
 
 
+def _standby(platform: Platform, state: State, since: float) -> str | None:
+    return probe_standby(platform.home, state)
+
+
+def probe_standby(home: Home, state: State) -> str | None:
+    """Return None when standby answers, else what is missing."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(_PROBE_SECONDS)
+        asking.connect(str(home.run / "standby.sock"))
+        asking.sendall(encode_packet({"TENANTRY_DUTY": "status"}))
+        answer = b"".join(iter(lambda: asking.recv(65536), b""))
+        if int(answer.partition(b"\r\n\r\n")[2]) == state.pid:
+            return None
+    return "no answer on its socket yet"
+
+
 def _emperor(platform: Platform, state: State, since: float) -> str | None:
     return probe_emperor(platform.home, state)
 
@@ -237,6 +260,7 @@ _PROBES: dict[str, Probe] = {
     "control": _control,
     "gateway": _gateway,
     "jobs": _jobs,
+    "standby": _standby,
     "nginx": _nginx,
     "emperor": _emperor,
     "agent": _agent,

@@ -3,7 +3,7 @@
 1. the home: layout, the authority's certificate, agent.json, nginx's and the emperor's files
 2. supervisord
 3. the database lets this node in           awaited after a join; later a platform that is away stops nothing
-4. [control], nginx, the emperor, the agent
+4. [control], standby, nginx, the emperor, the agent
 5. every site that the platform wants here  served, or named
 
 A platform that is away does not keep a node from starting: it serves what it last knew.
@@ -22,10 +22,12 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tenantry.embedded.components import (
+    RENEWED,
     code_of,
     control_program,
     probe_emperor,
     probe_nginx,
+    probe_standby,
     servers_of,
     serving_programs,
 )
@@ -175,6 +177,7 @@ class NodeStart(Start):
         if self._code and self._applied.get("code") != self._code:
             if not fresh:
                 self._end(code_of(self._config), "the code changed")
+                self._renew(RENEWED)
             self._note_applied("code", self._code)
         self._bring(servers_of(self._config), partial(self._missing, away is not None))
         self._wait_for_sites(away)
@@ -237,6 +240,8 @@ class NodeStart(Start):
     def _missing(self, away: bool, name: str, state: State, since: float) -> str | None:
         if name == "nginx":
             return probe_nginx(self._home, self._config, state)
+        if name == "standby":
+            return probe_standby(self._home, state)
         if name == "emperor":
             return probe_emperor(self._home, state)
         if state.name != "RUNNING":

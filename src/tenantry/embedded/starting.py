@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tenantry.embedded.config import Config
 from tenantry.embedded.errors import ComponentFailed
-from tenantry.embedded.files import read_json, tail, write_json
+from tenantry.embedded.files import read_json, tail, write_file, write_json
 from tenantry.embedded.home import Home
 from tenantry.embedded.progress import Step, View
 from tenantry.embedded.signals import Interruption, run_command
@@ -50,8 +50,16 @@ class Start:
         if self.supervisor is None:
             self.supervisor = start_supervisor(self._home, programs, self._interruption)
             return True
-        if (self._home.etc / "supervisord.conf").read_text() != render_supervisor(self._home, programs):
+        wanted, path = render_supervisor(self._home, programs), self._home.etc / "supervisord.conf"
+        known = set(self.supervisor.states())
+        fresh = [program.name for program in programs if known and program.name not in known]
+        kept = [program for program in programs if program.name not in fresh]
+        if path.read_text() != render_supervisor(self._home, kept):
             self._view.note("Some processes are now started differently: tenantry down and up again takes that over.")
+        if fresh:
+            # A supervisord of a release that did not know these programs.
+            write_file(path, wanted, 0o600)
+            self.supervisor.take_up(fresh)
         return False
 
     def _prepare_node(self) -> None:
@@ -78,6 +86,11 @@ class Start:
             states = supervisor.states()
             if all(states[name].name not in ("RUNNING", "STARTING", "STOPPING") for name in names if name in states):
                 return
+
+    def _renew(self, names: Sequence[str]) -> None:
+        """Have processes start their program anew under their own id. Those that do not run start with it anyway."""
+        for name in names:
+            self._running_supervisor().hang_up(name)
 
     def _bring(self, names: Sequence[str], missing_of: Missing) -> None:
         """Start processes and wait until each does its work, as `missing_of` (name, state, since) tells.

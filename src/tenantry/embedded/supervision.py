@@ -146,21 +146,37 @@ class Supervisor:
 
     def start(self, name: str) -> None:
         """Begin to start a process; one that runs stays as it is. The outcome shows in `states`."""
-        self._call("startProcess", name)
+        self._call("startProcess", name, False)
 
     def stop(self, name: str) -> None:
         """Begin to stop a process."""
-        self._call("stopProcess", name)
+        self._call("stopProcess", name, False)
+
+    def hang_up(self, name: str) -> None:
+        """Send a process SIGHUP; one that does not run is left alone."""
+        self._call("signalProcess", name, "HUP")
+
+    def take_up(self, names: Sequence[str]) -> None:
+        """Read supervisord.conf again and keep these programs too. What runs stays as it is."""
+        try:
+            with self._proxy() as server:
+                server.supervisor.reloadConfig()
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+            raise ComponentFailed(
+                "supervisord", f"supervisord does not read its configuration again: {error}"
+            ) from error
+        for name in names:
+            self._call("addProcessGroup", name)
 
     def shut_down(self) -> None:
         """Ask supervisord to stop what it keeps, and itself."""
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error), self._proxy() as server:
             server.supervisor.shutdown()
 
-    def _call(self, method: str, name: str) -> None:
+    def _call(self, method: str, *arguments: Any) -> None:
         # An answer such as "already started" or "not running" is no failure: `states` is what counts.
         with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error), self._proxy() as server:
-            getattr(server.supervisor, method)(name, False)
+            getattr(server.supervisor, method)(*arguments)
 
     def _proxy(self) -> xmlrpc.client.ServerProxy:
         return xmlrpc.client.ServerProxy("http://unix/RPC2", _UnixTransport(self._home.supervisor_socket))

@@ -4,7 +4,7 @@
 2. supervisord, in a session of its own                      from here on an interruption stops everything
 3. the stores (PostgreSQL, Redis), roles and database        each by a real probe: SQL, PING
 4. migrations, the administrator, the node's files           skipped when the code is what it was
-5. control, jobs, nginx, the emperor, the agent              /readyz, heartbeats, sockets that answer
+5. control, jobs, standby, nginx, the emperor, the agent     /readyz, heartbeats, sockets that answer
 6. the demo                                                  through the REST API
 
 A home that joined another platform is a node: its way up is `nodes.NodeStart`.
@@ -17,7 +17,7 @@ from argparse import Namespace
 from functools import partial
 
 from tenantry.embedded.certificates import Certificates, keep_certificates
-from tenantry.embedded.components import Platform, code_of, make_programs, probe, servers_of, stores_of
+from tenantry.embedded.components import RENEWED, Platform, code_of, make_programs, probe, servers_of, stores_of
 from tenantry.embedded.config import NODE, Config, check_ports, choose_config, load_config, save_config
 from tenantry.embedded.credentials import NODE_ROLE, keep_credentials, write_reader_files
 from tenantry.embedded.demo import host_demo
@@ -118,6 +118,7 @@ class _PlatformStart(Start):
         changed = self._set_up(platform)
         if changed and not fresh:
             self._end(code_of(self._config), "the code changed")
+            self._renew(RENEWED)
         elif certificates and certificates.renewed and not fresh:
             self._take_over(platform, certificates)
         self._bring(servers_of(self._config), partial(probe, platform))

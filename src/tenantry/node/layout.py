@@ -47,6 +47,11 @@ class Layout:
         return self.home / "run" / "emperor.sock"
 
     @property
+    def standby_socket(self) -> Path:
+        """Where nginx asks for an answer in place of a site."""
+        return self.home / "run" / "standby.sock"
+
+    @property
     def state(self) -> Path:
         return self.home / "state"
 

@@ -1,4 +1,4 @@
-"""The command line of the node: prepare, run, exec. Builds everything and connects it; decides nothing."""
+"""The command line of the node: prepare, run, standby, exec. Builds everything and connects it; decides nothing."""
 
 import argparse
 import asyncio
@@ -25,6 +25,7 @@ from tenantry.node.listener import Listener
 from tenantry.node.memory import LastKnown
 from tenantry.node.prepare import prepare, remove_leftovers
 from tenantry.node.reconciler import Reconciler
+from tenantry.node.standby.main import run_standby
 from tenantry.node.status import NodeStatus
 from tenantry.node.store import PROGRAM, Line, Store
 from tenantry.node.twins import watch_for_twins
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(config)
         elif options.command == "run":
             asyncio.run(run_agent(config))
+        elif options.command == "standby":
+            asyncio.run(run_standby(config))
         else:
             run_command(config, parse_slug(options.slug), _without_dashes(options.argv))
     except InvalidName as error:
@@ -138,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("prepare", "make the directories, nginx.conf, emperor.ini and the emperor's wrapper"),
         ("run", "keep this node's sites as the database says"),
+        ("standby", "answer visitors in place of sites that may not"),
         ("exec", "run a command in a site's environment, as the site's user"),
     ):
         command = commands.add_parser(name, help=text, description=text)

@@ -53,9 +53,14 @@ class Machine:
     # Processes
 
     def start(self) -> None:
+        self.start_standby()
         self.start_nginx()
         self.start_emperor()
         self.start_agent()
+
+    def start_standby(self) -> None:
+        self._spawn("standby", self._agent("standby"))
+        wait_until((self.home / "run" / "standby.sock").exists, START_SECONDS, "standby")
 
     def start_nginx(self) -> None:
         """Start nginx as a process of its own: under the parent that started it, it would refuse to be replaced."""

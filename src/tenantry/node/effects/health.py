@@ -1,11 +1,11 @@
 """One HTTP request to a site's own socket, in uWSGI's protocol, past nginx."""
 
 import asyncio
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.node.errors import NotReady
+from tenantry.spec.uwsgi import encode_packet
 
 CONNECT_STEP_SECONDS = 0.005  # between attempts until the wrapper has bound the socket: costs 20 µs each
 BODY_SECONDS = 1.0  # a page that streams for ever is ready all the same
@@ -42,8 +42,7 @@ def encode_request(request: HealthRequest) -> bytes:
         "HTTP_X_FORWARDED_PROTO": "http",
         "HTTP_X_FORWARDED_FOR": "127.0.0.1",
     }
-    body = b"".join(_text(name) + _text(value) for name, value in variables.items())
-    return struct.pack("<BHB", 0, len(body), 0) + body
+    return encode_packet(variables)
 
 
 async def check_health(request: HealthRequest) -> int:
@@ -81,8 +80,3 @@ def _status(line: bytes) -> int:
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not parts[1].isdigit():
         raise ValueError("not a status line")
     return int(parts[1])
-
-
-def _text(value: str) -> bytes:
-    encoded = value.encode("latin-1")
-    return struct.pack("<H", len(encoded)) + encoded

@@ -1,0 +1,111 @@
+"""The process that answers in place of sites: what it reads, what it writes, how it is replaced."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_lab import AS_ROOT, Node, wait_until
+
+from tenantry.node.standby.main import Counter
+from tenantry.node.standby.protocol import Answer, Request, encode_answer, read_request
+from tenantry.spec.uwsgi import encode_packet
+
+
+def ask(node: Node, variables: dict[str, str]) -> bytes:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(10)
+        asking.connect(str(node.home / "run" / "standby.sock"))
+        asking.sendall(encode_packet(variables))
+        return b"".join(iter(lambda: asking.recv(65_536), b""))
+
+
+def read(data: bytes) -> Request:
+    async def feed() -> Request:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await read_request(reader)
+
+    return asyncio.run(feed())
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_request_or_refused(data: bytes) -> None:
+    try:
+        request = read(data)
+    except (ValueError, EOFError):
+        return
+    assert data[0] == 0
+    assert all(isinstance(value, str) for value in request.variables.values())
+
+
+def test_an_answer_has_its_length_and_no_header_makes_another() -> None:
+    answer = Answer(503, {"Retry-After": "5"}, b"body")
+    assert encode_answer(answer) == (
+        b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 4\r\n\r\nbody"
+    )
+    assert encode_answer(answer, head_only=True).endswith(b"Content-Length: 4\r\n\r\n")
+    with pytest.raises(ValueError, match="line end"):
+        encode_answer(Answer(503, {"X-Message": "a\r\nSet-Cookie: b"}))
+
+
+def test_a_part_with_a_bug_is_a_503_for_that_request_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        async def answer(self, request: Request) -> Answer:
+            raise RuntimeError("this part is broken")
+
+        async def run(self) -> None: ...
+
+    async def visit() -> bytes:
+        counter = Counter({"broken": Broken()})
+        here, there = socket.socketpair()
+        serving = asyncio.create_task(counter.serve(*await asyncio.open_connection(sock=there)))
+        reader, writer = await asyncio.open_connection(sock=here)
+        writer.write(encode_packet({"TENANTRY_DUTY": "broken"}))
+        answer = await reader.read()
+        await serving
+        writer.close()
+        return answer
+
+    answer = asyncio.run(visit())
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After: 5" in answer
+    assert "this part is broken" in caplog.text
+
+
+def test_standby_answers_nginx_alone_and_is_replaced_without_refusing_anybody(node: Node) -> None:
+    (node.home / "run" / "standby.sock").touch()  # a rest of something else
+    node.start_standby()
+    path = node.home / "run" / "standby.sock"
+    wait_until(lambda: stat.S_ISSOCK(path.stat().st_mode), what="standby")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    if AS_ROOT:
+        import grp
+
+        assert grp.getgrgid(path.stat().st_gid).gr_name == "www-data"
+    process = node.processes["standby"]
+    assert ask(node, {"TENANTRY_DUTY": "status"}).endswith(f"\r\n\r\n{process.pid}\n".encode())
+    assert ask(node, {"TENANTRY_DUTY": "no such"}).startswith(b"HTTP/1.1 503")
+
+    started = program_started(node)
+    process.send_signal(signal.SIGHUP)
+    asked = 0
+    while program_started(node) == started or asked < 50:
+        assert ask(node, {"TENANTRY_DUTY": "status"}).endswith(f"\n{process.pid}\n".encode())
+        asked += 1
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(5) == 0
+
+
+def program_started(node: Node) -> int:
+    """Return how often the process has begun to listen."""
+    time.sleep(0.005)
+    return node.output("standby").count("standby answers on")
