@@ -18,8 +18,10 @@ from tenantry.node.integrity import Drift
 from tenantry.node.planner import (
     Action,
     AwaitReady,
+    LetSleep,
     LinkHost,
     ObservedSite,
+    ParkVassal,
     PrepareSite,
     RemoveGeneration,
     RemoveSite,
@@ -95,6 +97,9 @@ class FakeHost:
     def scan(self) -> frozenset[Slug]:
         return frozenset(self.sites)
 
+    def changed_wakings(self) -> frozenset[Slug]:
+        return frozenset()
+
     def observe(self, slug: Slug, spec: SiteSpec | None) -> ObservedSite:
         if slug in self.crashes:
             raise KeyError(slug)
@@ -110,8 +115,14 @@ class FakeHost:
             case PrepareSite():
                 self.broken.pop(slug, None)
                 now = replace(now, directory=True, data=True)
+            case SetLink(name="idle"):
+                now = replace(now, idle=action.target)
             case SetLink():
                 pass
+            case ParkVassal():
+                now = replace(now, parked=now.parked | {action.generation})
+            case LetSleep():
+                now = replace(now, serving=action.generation, asleep=True)
             case WriteDocument():
                 now = replace(now, documents=now.documents | {action.generation})
             case WriteVassal():
@@ -122,7 +133,7 @@ class FakeHost:
                     raise NotReady("it ends at once", "Traceback")
                 now = replace(now, listening=now.listening | {action.generation})
             case Switch():
-                now = replace(now, serving=action.generation, serving_seconds=100.0)
+                now = replace(now, serving=action.generation, serving_seconds=100.0, asleep=False)
             case LinkHost():
                 now = replace(now, hostnames=now.hostnames | {action.hostname})
             case UnlinkHost():

@@ -14,11 +14,14 @@ from tenantry.node.planner import (
     Action,
     AwaitReady,
     FetchRelease,
+    LetSleep,
     LinkHost,
     ObservedSite,
+    ParkVassal,
     PrepareSite,
     RemoveForeign,
     RemoveGeneration,
+    RemoveParked,
     RemoveSite,
     RestoreSocket,
     SetFlag,
@@ -27,6 +30,7 @@ from tenantry.node.planner import (
     UnlinkHost,
     WriteDocument,
     WriteVassal,
+    idle_target,
     is_absent,
     is_serving,
     media_target,
@@ -35,7 +39,7 @@ from tenantry.node.planner import (
     static_target,
 )
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import Mode, SiteSpec
+from tenantry.spec.sites import Mode, Runtime, SiteSpec
 
 SLUG = Slug("blog")
 NAMES = [Fqdn(f"{letter}.localhost") for letter in "abc"]
@@ -57,6 +61,8 @@ class World:
             case PrepareSite():
                 self.seen = replace(seen, directory=True, data=True)
                 self.mend("directory", "data", "log")
+            case SetLink(name="serving"):
+                self.mend("serving")
             case SetLink(name=name, target=target):
                 self.seen = replace(seen, **{name: target})
                 self.mend(name)
@@ -74,6 +80,18 @@ class World:
             case WriteDocument(generation=n):
                 self.seen = replace(seen, documents=seen.documents | {n})
                 self.mend(f"document:{n}")
+            case ParkVassal(generation=n):
+                self.seen = replace(seen, parked=seen.parked | {n})
+                self.mend(f"parked:{n}")
+            case RemoveParked(generation=n):
+                assert not seen.asleep, "nobody would wake it"
+                self.seen = replace(seen, parked=seen.parked - {n})
+            case LetSleep(generation=n):
+                assert n in seen.parked
+                assert n in seen.documents
+                assert seen.serving in (None, n), "another generation served"
+                self.seen = replace(seen, serving=n, serving_seconds=0.0, served=n, asleep=True)
+                self.mend("app.sock", "serving", f"vassal:{n}", f"socket:{n}")
             case WriteVassal(generation=n):
                 assert n in seen.documents, "an ini without its document"
                 assert seen.release or n in seen.listening, "a process started from a release that is not here"
@@ -87,8 +105,8 @@ class World:
                 assert not seen.damaged & {f"document:{n}", f"socket:{n}"}, "asked before it was put right"
                 self.seen = replace(seen, listening=seen.listening | {n}, sockets=seen.sockets | {n})
             case Switch(generation=n):
-                self.seen = replace(seen, serving=n, serving_seconds=0.0, served=n)
-                self.mend("app.sock")
+                self.seen = replace(seen, serving=n, serving_seconds=0.0, served=n, asleep=False)
+                self.mend("app.sock", "serving")
             case LinkHost(hostname=name):
                 assert seen.serving is not None, "a hostname routed to nothing"
                 self.seen = replace(seen, hostnames=seen.hostnames | {name})
@@ -105,16 +123,18 @@ class World:
                     documents=seen.documents - {n},
                     vassals=seen.vassals - {n},
                     sockets=seen.sockets - {n},
+                    parked=seen.parked - {n},
                     listening=seen.listening - {n},
                     in_flight={k: v for k, v in seen.in_flight.items() if k != n},
                 )
-                self.mend(f"document:{n}", f"vassal:{n}", f"socket:{n}")
+                self.mend(f"document:{n}", f"parked:{n}", f"vassal:{n}", f"socket:{n}")
             case RemoveSite():
                 assert not seen.vassals
                 assert not seen.hostnames
                 self.seen = replace(
-                    seen, directory=False, static=None, media=None, serving=None, flags=frozenset(), damaged=frozenset()
-                )
+                    seen, directory=False, static=None, media=None, serving=None, asleep=False, idle=None,
+                    flags=frozenset(), damaged=frozenset(),
+                )  # fmt: skip
             case _:
                 raise AssertionError(action)
         return True
@@ -181,6 +201,9 @@ def observations(draw: st.DrawFn) -> ObservedSite:
         media=draw(st.sampled_from([None, "elsewhere"])),
         flags=draw(st.frozensets(st.sampled_from(FLAGS))),
         release=draw(st.booleans()),
+        parked=draw(sets),
+        asleep=draw(st.booleans()) if serving else False,
+        idle=draw(st.sampled_from([None, "7", "300"])),
     )
 
 
@@ -192,6 +215,12 @@ def damaged_sites(draw: st.DrawFn) -> tuple[SiteSpec, ObservedSite]:
     one = frozenset({n})
     parts = ["directory", "data", "log", "static", "media", "app.sock", "foreign:evil"]
     parts += [f"{part}:{n}" for part in ("document", "vassal", "socket")] + [f"flag:{flag}" for flag in FLAGS]
+    on_demand = spec.runtime is Runtime.ON_DEMAND
+    if on_demand:
+        parts += ["idle", "serving", f"parked:{n}"]
+    asleep = on_demand and draw(st.booleans())
+    if asleep:  # its process and the ini are standby's
+        parts = [part for part in parts if part not in (f"vassal:{n}", f"socket:{n}")]
     damaged = draw(st.frozensets(st.sampled_from(parts)))
     gone = draw(st.frozensets(st.sampled_from(["documents", "vassals", "sockets", "listening"])))
     observed = ObservedSite(
@@ -207,6 +236,9 @@ def damaged_sites(draw: st.DrawFn) -> tuple[SiteSpec, ObservedSite]:
         served=draw(st.sampled_from([n, None])),
         damaged=damaged,
         release=draw(st.booleans()),
+        parked=one if on_demand and draw(st.booleans()) else frozenset(),
+        asleep=asleep,
+        idle=idle_target(spec) if on_demand else None,
         **{name: frozenset() if name in gone else one for name in ("documents", "vassals", "sockets", "listening")},  # type: ignore[arg-type]
     )
     return spec, observed
@@ -215,7 +247,18 @@ def damaged_sites(draw: st.DrawFn) -> tuple[SiteSpec, ObservedSite]:
 def specs() -> st.SearchStrategy[SiteSpec]:
     names = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: tuple(sorted(found)))
     made = st.builds(make_spec, GENERATIONS, names, static=st.sampled_from([None, "static"]), serve_media=st.booleans())
-    return st.builds(lambda spec, mode: replace(spec, mode=mode), made, st.sampled_from(Mode))
+    runtimes = st.sampled_from([Runtime.ALWAYS_ON, Runtime.ON_DEMAND])
+    return st.builds(
+        lambda spec, mode, runtime: replace(spec, mode=mode, runtime=runtime), made, st.sampled_from(Mode), runtimes
+    )
+
+
+def has_only(world: World, spec: SiteSpec) -> bool:
+    """Whether nothing but the desired generation is left; of one on demand, its ini may be there or not."""
+    seen, one = world.seen, {spec.generation}
+    if spec.runtime is Runtime.ON_DEMAND:
+        return seen.documents == seen.parked == one and seen.vassals <= one and seen.idle == idle_target(spec)
+    return seen.documents == seen.vassals == one and not seen.parked and not seen.asleep and seen.idle is None
 
 
 @settings(max_examples=300, deadline=None)
@@ -226,7 +269,7 @@ def test_planning_after_applying_yields_nothing(observed: ObservedSite, spec: Si
     assert is_serving(spec, world.seen)
     assert world.seen.static == static_target(spec)
     assert world.seen.media == media_target(spec)
-    assert world.seen.vassals == world.seen.documents == {spec.generation}
+    assert has_only(world, spec)
     assert world.seen.flags == mode_flags(spec.mode)
     assert str(plan_site(spec, world.seen)) == "nothing to do"
 
@@ -257,7 +300,7 @@ def test_damage_never_ends_a_serving_generation(site: tuple[SiteSpec, ObservedSi
     settle(world, newer)
     if before is not None and before in observed.listening:
         assert world.seen.serving == before
-        assert before in world.seen.listening
+        assert before in world.seen.listening or world.seen.asleep
 
 
 @settings(max_examples=300, deadline=None)
@@ -272,7 +315,7 @@ def test_an_interrupted_plan_is_resumed(
         assert is_absent(world.seen)
     else:
         assert is_serving(then, world.seen)
-        assert world.seen.vassals == {then.generation}
+        assert has_only(world, then)
 
 
 @settings(max_examples=300, deadline=None)

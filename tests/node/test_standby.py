@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_lab import AS_ROOT, Node, wait_until
 
-from tenantry.node.standby.main import Counter
+from tenantry.node.standby.main import Desk
 from tenantry.node.standby.protocol import Answer, Request, encode_answer, read_request
 from tenantry.spec.uwsgi import encode_packet
 
@@ -64,9 +64,9 @@ def test_a_part_with_a_bug_is_a_503_for_that_request_alone(caplog: pytest.LogCap
         async def run(self) -> None: ...
 
     async def visit() -> bytes:
-        counter = Counter({"broken": Broken()})
+        desk = Desk({"broken": Broken()})
         here, there = socket.socketpair()
-        serving = asyncio.create_task(counter.serve(*await asyncio.open_connection(sock=there)))
+        serving = asyncio.create_task(desk.serve(*await asyncio.open_connection(sock=there)))
         reader, writer = await asyncio.open_connection(sock=here)
         writer.write(encode_packet({"TENANTRY_DUTY": "broken"}))
         answer = await reader.read()

@@ -6,13 +6,11 @@ time between creating a site and its first answer.
 
 import importlib
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import cast
 
+from django_tenantry.activity import WSGIApplication, with_marks
 from django_tenantry.errors import ApplicationNotFound
 from django_tenantry.prefix import enforce_cache_prefix
-
-WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def load_application(name: str) -> WSGIApplication:
@@ -44,4 +42,4 @@ def load_application(name: str) -> WSGIApplication:
 
 
 enforce_cache_prefix()
-application = load_application(os.environ.get("TENANTRY_WSGI", ""))
+application = with_marks(load_application(os.environ.get("TENANTRY_WSGI", "")), os.environ)

@@ -9,6 +9,8 @@ from tenantry.spec.sites import ReleaseName
 
 # A unix socket's path ends at 107 bytes: home + "/run/sites/" + 40 + "/" + generation + ".sock".
 HOME_MAX_BYTES = 46
+# Where app.sock of a sleeping site points; that of a running one points to its generation's socket beside it.
+WAKE_TARGET = "../../wake.sock"
 # nginx and uWSGI parse files that hold the home's path: characters that mean something to them are refused.
 _HOME = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 
@@ -66,6 +68,16 @@ class Layout:
         return self.home / "run" / "draining"
 
     @property
+    def wake_socket(self) -> Path:
+        """Where visitors of sleeping sites wait: app.sock of such a site leads here."""
+        return self.home / "run" / "wake.sock"
+
+    @property
+    def wake_failures(self) -> Path:
+        """Of each site that could not be woken, why."""
+        return self.home / "run" / "failed"
+
+    @property
     def nginx_conf(self) -> Path:
         return self.home / "etc" / "nginx.conf"
 
@@ -88,13 +100,17 @@ class Layout:
         return self.sites / slug
 
     def socket(self, slug: Slug, generation: int) -> Path:
-        return self.sites / slug / f"{generation:d}.sock"
+        return self.sites / slug / socket_name(generation)
 
     def document(self, slug: Slug, generation: int) -> Path:
         return self.sites / slug / f"site.{generation:d}.json"
 
     def vassal(self, slug: Slug, generation: int) -> Path:
         return self.vassals / f"{slug}.{generation:d}.ini"
+
+    def parked(self, slug: Slug, generation: int) -> Path:
+        """The ini of an on-demand generation, from which its vassal is made whenever a visitor comes."""
+        return self.sites / slug / f"vassal.{generation:d}.ini"
 
     def log(self, slug: Slug) -> Path:
         return self.site_logs / f"{slug}.log"
@@ -111,6 +127,17 @@ class Layout:
 
     def release(self, name: ReleaseName) -> Path:
         return self.home / "releases" / str(name)
+
+
+def socket_name(generation: int) -> str:
+    """Return the name of a generation's socket in its site's directory."""
+    return f"{generation:d}.sock"
+
+
+def parse_socket(name: str | None) -> int | None:
+    """Return the generation of a socket's name, or None when it is none."""
+    number = (name or "").removesuffix(".sock")
+    return int(number) if name == f"{number}.sock" and number.isdecimal() and number.isascii() else None
 
 
 def home_problem(text: str) -> str | None:

@@ -1,20 +1,26 @@
 """PURE: what to do so that a site is served as desired, from what was observed.
 
-What is damaged is told by names: "directory", "data" and "log" (the site's places), "document:2", "vassal:2" and
-"socket:2" (a generation's), "app.sock", "static", "media", "host:<fqdn>", "flag:<name>", "foreign:<entry>".
+What is damaged is told by names: "directory", "data" and "log" (the site's places), "document:2", "parked:2",
+"vassal:2" and "socket:2" (a generation's), "app.sock", "serving", "idle", "static", "media", "host:<fqdn>",
+"flag:<name>", "foreign:<entry>".
 
 A generation's life: written → ready → serving → draining → gone. Invariants, at every point where a plan may be cut:
 - `app.sock` never points at a generation that has not answered, and is never absent once it was there;
 - a hostname is linked only to a site with a serving generation;
 - a file of a serving generation is removed only when the site itself is gone.
 Planning again after an interruption resumes; planning after everything was applied yields nothing.
+
+An on-demand site has no process while nobody visits it: app.sock leads to standby then. For a visitor, that makes the
+vassal of the generation that `serving` names and points app.sock at its socket; after `idle` seconds without visitors
+it undoes both. The plan leaves such a site alone, asleep or awake.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from tenantry.node.layout import socket_name
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import Mode, SiteSpec
+from tenantry.spec.sites import Mode, Runtime, SiteSpec
 
 SETTLE_SECONDS = 0.7  # nginx may still connect to the old socket for a request that resolved the link before
 DRAIN_LIMIT_SECONDS = 30.0  # a request still running after this is cut off
@@ -28,7 +34,9 @@ FLAGS = ("maintenance", "readonly")  # the files mode.<flag> in a site's directo
 class ObservedSite:
     """What a probe found of one site. Sets of integers are generations; `listening` has a process on its socket.
 
-    `serving` is where app.sock points, since `serving_seconds`; `in_flight` counts connections per generation.
+    `serving` is the generation that visitors get, by app.sock or, `asleep`, when they wake it; since `serving_seconds`.
+    `in_flight` counts connections per generation; `parked` are the generations that standby can start; `idle` is the
+    target of that link; `wake_problem` says why the site could not be woken when that was tried last.
     `static` and `media` are the targets of the links, None without one. `served` is where app.sock pointed when it was
     last seen whole, `damaged` what is not as it was made, `release` whether the desired release is here and whole.
     """
@@ -50,6 +58,10 @@ class ObservedSite:
     served: int | None = None
     damaged: frozenset[str] = frozenset()
     release: bool = True
+    parked: frozenset[int] = frozenset()
+    asleep: bool = False
+    idle: str | None = None
+    wake_problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,12 @@ class WriteDocument(GenerationAction):
     __slots__ = ()
 
 
+class ParkVassal(GenerationAction):
+    """Write the ini that standby makes a vassal of when a visitor comes."""
+
+    __slots__ = ()
+
+
 class WriteVassal(GenerationAction):
     """Write the ini and wake the emperor."""
 
@@ -130,6 +148,18 @@ class AwaitReady(GenerationAction):
 
 class Switch(GenerationAction):
     """Point app.sock at the generation (again: its age then tells since when a removed site drains)."""
+
+    __slots__ = ()
+
+
+class LetSleep(GenerationAction):
+    """Point app.sock at standby, which starts the generation when a visitor comes."""
+
+    __slots__ = ()
+
+
+class RemoveParked(GenerationAction):
+    """Remove the ini by which standby would start, or end, the generation."""
 
     __slots__ = ()
 
@@ -179,6 +209,11 @@ def static_target(spec: SiteSpec) -> str | None:
     return None if spec.release.static is None else f"../../../releases/{spec.release.name}/{spec.release.static}"
 
 
+def idle_target(spec: SiteSpec) -> str:
+    """Return the target of an on-demand site's link `idle`: the seconds without visitors after which it sleeps."""
+    return f"{spec.limits.idle_seconds:d}"
+
+
 def media_target(spec: SiteSpec) -> str | None:
     """Return the target of the site's link `media`, None when the application serves uploads itself."""
     return f"../../../data/{spec.slug}/media" if spec.release.serve_media else None
@@ -200,8 +235,18 @@ def is_serving(spec: SiteSpec, observed: ObservedSite) -> bool:
     return (
         observed.flags == mode_flags(spec.mode)
         and observed.serving == spec.generation
-        and spec.generation in observed.listening
+        and (spec.generation in observed.listening or rests(spec, observed))
         and observed.hostnames == frozenset(spec.hostnames)
+    )
+
+
+def rests(spec: SiteSpec, observed: ObservedSite) -> bool:
+    """Whether the desired generation is one that standby starts when a visitor comes."""
+    return (
+        spec.runtime is Runtime.ON_DEMAND
+        and observed.asleep
+        and observed.serving == spec.generation
+        and spec.generation in observed.parked
     )
 
 
@@ -210,27 +255,35 @@ def is_absent(observed: ObservedSite) -> bool:
     return not (observed.directory or observed.vassals or observed.hostnames or observed.listening)
 
 
-def plan_site(spec: SiteSpec | None, observed: ObservedSite, failed: int | None = None) -> Plan:
-    """Return the plan for one site; `spec` None removes it. `failed` is a generation known never to become ready."""
+def plan_site(spec: SiteSpec | None, observed: ObservedSite, failed: int | None = None, *, tries: bool = True) -> Plan:
+    """Return the plan for one site; `spec` None removes it. `failed` is a generation known never to become ready.
+
+    `tries`: an on-demand site that is new here is started once, to see that it can be. A node that gets many at once
+    leaves that to their first visitors.
+    """
     if spec is None:
         return _plan_removal(observed)
-    restored, observed = _restore_link(observed)
+    restored, observed = _restore_link(spec, observed)
     actions = [*restored, *_prepare(spec, observed), *_route_if_served(spec, observed)]
     if failed == spec.generation and observed.serving != failed:
         actions += _restore_serving(observed)
     else:
-        actions += _bring_up(spec, observed)
+        actions += _bring_up(spec, observed, tries)
     retired, again = _retire(spec, observed, failed)
     return Plan((*actions, *retired), again)
 
 
-def _restore_link(observed: ObservedSite) -> tuple[list[Action], ObservedSite]:
+def _restore_link(spec: SiteSpec, observed: ObservedSite) -> tuple[list[Action], ObservedSite]:
     """A damaged app.sock goes back to where it pointed, at once: that generation answered, and may be all there is."""
     served = observed.served
-    if "app.sock" not in observed.damaged or served is None or served not in observed.listening:
+    if "app.sock" not in observed.damaged or served is None:
         return [], observed
     whole = replace(observed, serving=served, serving_seconds=0.0, damaged=observed.damaged - {"app.sock"})
-    return [Switch(observed.slug, served)], whole
+    if served in observed.listening:
+        return [Switch(observed.slug, served)], replace(whole, asleep=False)
+    if spec.runtime is Runtime.ON_DEMAND and served in observed.parked & observed.documents:
+        return [LetSleep(observed.slug, served)], replace(whole, asleep=True)
+    return [], observed
 
 
 def _prepare(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
@@ -258,13 +311,45 @@ def _route_if_served(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]
             yield LinkHost(spec.slug, hostname)
 
 
-def _bring_up(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+def _bring_up(spec: SiteSpec, observed: ObservedSite, tries: bool) -> Iterator[Action]:
     slug, generation = spec.slug, spec.generation
-    damaged = observed.damaged & {f"{part}:{generation}" for part in ("document", "vassal", "socket")}
+    on_demand = spec.runtime is Runtime.ON_DEMAND
     if not observed.release:
         yield FetchRelease(slug)
-    if generation not in observed.documents or f"document:{generation}" in damaged:
+    if generation not in observed.documents or f"document:{generation}" in observed.damaged:
         yield WriteDocument(slug, generation)
+    if on_demand:
+        if generation not in observed.parked or f"parked:{generation}" in observed.damaged:
+            yield ParkVassal(slug, generation)
+        if observed.idle != idle_target(spec) or "idle" in observed.damaged:
+            yield SetLink(slug, "idle", idle_target(spec))
+        if "serving" in observed.damaged and observed.serving is not None:
+            yield SetLink(slug, "serving", socket_name(observed.serving))
+    if on_demand and ((observed.asleep and observed.serving == generation) or (observed.serving is None and not tries)):
+        yield from _let_sleep(spec, observed)
+    else:
+        yield from _start(spec, observed)
+    if observed.serving is None:
+        for hostname in sorted(frozenset(spec.hostnames) - observed.hostnames):
+            yield LinkHost(slug, hostname)
+    if not on_demand:
+        if observed.idle is not None:
+            yield SetLink(slug, "idle", None)
+        for parked in sorted(observed.parked & {generation}):
+            yield RemoveParked(slug, parked)
+
+
+def _let_sleep(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    """Nothing runs, or what runs is standby's: only what a visitor meets on the way must be whole."""
+    if observed.static != static_target(spec) or "static" in observed.damaged:
+        yield SetLink(spec.slug, "static", static_target(spec))
+    if not observed.asleep or "app.sock" in observed.damaged:
+        yield LetSleep(spec.slug, spec.generation)
+
+
+def _start(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    slug, generation = spec.slug, spec.generation
+    damaged = observed.damaged & {f"{part}:{generation}" for part in ("document", "vassal", "socket")}
     if generation not in observed.vassals or f"vassal:{generation}" in damaged:
         yield WriteVassal(slug, generation)
     if f"socket:{generation}" in damaged:
@@ -273,11 +358,8 @@ def _bring_up(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
         yield AwaitReady(slug, generation)
     if observed.static != static_target(spec) or "static" in observed.damaged:
         yield SetLink(slug, "static", static_target(spec))
-    if observed.serving != generation or "app.sock" in observed.damaged:
+    if observed.serving != generation or observed.asleep or "app.sock" in observed.damaged:
         yield Switch(slug, generation)
-    if observed.serving is None:
-        for hostname in sorted(frozenset(spec.hostnames) - observed.hostnames):
-            yield LinkHost(slug, hostname)
 
 
 def _restore_serving(observed: ObservedSite) -> Iterator[Action]:
@@ -290,7 +372,7 @@ def _restore_serving(observed: ObservedSite) -> Iterator[Action]:
 def _retire(spec: SiteSpec, observed: ObservedSite, failed: int | None) -> tuple[list[Action], float | None]:
     """Remove generations that are neither desired nor serving, once nobody waits for an answer of theirs."""
     kept = {observed.serving} | ({spec.generation} if failed != spec.generation else set())
-    left = (observed.documents | observed.vassals | observed.sockets) - kept
+    left = (observed.documents | observed.vassals | observed.sockets | observed.parked) - kept
     actions: list[Action] = []
     waits: list[float] = []
     for generation in sorted(left):
@@ -318,11 +400,11 @@ def _plan_removal(observed: ObservedSite) -> Plan:
     slug = observed.slug
     if observed.hostnames:
         unlink = [UnlinkHost(slug, hostname) for hostname in sorted(observed.hostnames)]
-        drain = [] if observed.serving is None else [Switch(slug, observed.serving)]
+        drain = [] if observed.serving is None or observed.asleep else [Switch(slug, observed.serving)]
         return Plan((*unlink, *drain), SETTLE_SECONDS)
     actions: list[Action] = []
     waits: list[float] = []
-    left = observed.documents | observed.vassals | observed.sockets
+    left = observed.documents | observed.vassals | observed.sockets | observed.parked
     for generation in sorted(left):
         # Where none serves, no visitor was sent to any, and no switch was made whose age would grow.
         wait = 0.0 if observed.serving is None else _drain_wait(generation, observed)

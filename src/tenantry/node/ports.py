@@ -55,7 +55,13 @@ class BalancedHost(Protocol):
     async def visitors(self) -> int: ...
 
 
-class Host(SiteHost, CheckedHost, BalancedHost, Protocol):
+class WakingHost(Protocol):
+    """The machine as the place where sites sleep and are woken."""
+
+    def changed_wakings(self) -> frozenset[Slug]: ...
+
+
+class Host(SiteHost, CheckedHost, BalancedHost, WakingHost, Protocol):
     """The machine."""
 
 

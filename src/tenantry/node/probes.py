@@ -9,7 +9,7 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.files import is_directory, read_link
 from tenantry.node.integrity import Watched
-from tenantry.node.layout import Layout, is_slug, parse_vassal
+from tenantry.node.layout import WAKE_TARGET, Layout, is_slug, parse_socket, parse_vassal
 from tenantry.node.planner import FLAGS, ObservedSite
 from tenantry.node.sockets import Sockets, read_sockets
 from tenantry.spec.names import Fqdn, Slug
@@ -100,11 +100,6 @@ class VassalTable:
     def of(self, slug: Slug) -> frozenset[int]:
         return frozenset(self._generations.get(slug, ()))
 
-    def is_only(self, slug: Slug, generation: int) -> bool:
-        """Whether the site has an ini for this generation and no other."""
-        found = self._generations.get(slug, ())
-        return len(found) == 1 and generation in found
-
     def names(self) -> frozenset[str]:
         """Return the names of all inis."""
         return frozenset(f"{slug}.{n:d}.ini" for slug, found in self._generations.items() for n in found)
@@ -113,13 +108,40 @@ class VassalTable:
         return frozenset(slug for slug, found in self._generations.items() if found)
 
 
+class WakeFailures:
+    """Sites that standby could not wake, and why. Read again only when one came or went."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._watched = Watched(directory)
+        self._messages: dict[Slug, str] = {}
+
+    def scan(self) -> frozenset[Slug]:
+        """Read again if anything moved; return the sites of which something else is said now."""
+        if not self._watched.moved():
+            return frozenset()
+        before, self._messages = self._messages, {}
+        for name in entries(self._directory):
+            if is_slug(name):
+                try:
+                    self._messages[Slug(name)] = (self._directory / name).read_text(errors="replace")
+                except OSError:
+                    continue  # it was woken at this moment
+        both = before.keys() | self._messages.keys()
+        return frozenset(slug for slug in both if before.get(slug) != self._messages.get(slug))
+
+    def of(self, slug: Slug) -> str | None:
+        return self._messages.get(slug)
+
+
 class Tables:
-    """What is read once for all sites: hostname links, inis, sockets."""
+    """What is read once for all sites: hostname links, inis, sockets, failures to wake."""
 
     def __init__(self, layout: Layout) -> None:
         self._sites = layout.sites
         self.hosts = HostTable(layout.hosts)
         self.vassals = VassalTable(layout)
+        self.wake_failures = WakeFailures(layout.wake_failures)
         self.sockets = Sockets()
         self._sockets_at = float("-inf")
         self._directories_after = float("-inf")
@@ -158,7 +180,7 @@ def observe_site(config: Config, slug: Slug, tables: Tables, candidates: Iterabl
     names = entries(directory) if is_directory(directory) else None
     documents = _generations(directory, names or (), "site.", ".json")
     bound = _generations(directory, names or (), "", ".sock")
-    serving, seconds = (None, 0.0) if names is None else _serving(directory / "app.sock")
+    asleep, serving, seconds = (False, None, 0.0) if names is None else _serving(directory)
     hinted = {*candidates, *documents, *bound, *([] if serving is None else [serving])}
     data = layout.data(slug)
     return ObservedSite(
@@ -176,6 +198,10 @@ def observe_site(config: Config, slug: Slug, tables: Tables, candidates: Iterabl
         static=None if names is None else read_link(directory / "static"),
         media=None if names is None else read_link(directory / "media"),
         flags=frozenset(flag for flag in FLAGS if f"mode.{flag}" in (names or ())),
+        parked=_generations(directory, names or (), "vassal.", ".ini"),
+        asleep=asleep,
+        idle=None if names is None else read_link(directory / "idle"),
+        wake_problem=tables.wake_failures.of(slug),
     )
 
 
@@ -209,13 +235,16 @@ def _filled(path: Path) -> bool:
     return stat.S_ISREG(state.st_mode) and state.st_size > 0
 
 
-def _serving(link: Path) -> tuple[int | None, float]:
-    """Return the generation app.sock points at and the seconds since that was written."""
-    target = read_link(link) or ""
-    number = target.removesuffix(".sock")
-    if not number.isdecimal():
-        return None, 0.0
+def serving_generation(directory: Path) -> tuple[bool, int | None]:
+    """Return whether a site sleeps, and the generation that visitors get: that which runs, or which they wake."""
+    target = read_link(directory / "app.sock")
+    asleep = target == WAKE_TARGET
+    return asleep, parse_socket(read_link(directory / "serving") if asleep else target)
+
+
+def _serving(directory: Path) -> tuple[bool, int | None, float]:
+    asleep, generation = serving_generation(directory)
     try:
-        return int(number), time.time() - os.lstat(link).st_mtime
+        return asleep, generation, time.time() - os.lstat(directory / "app.sock").st_mtime
     except FileNotFoundError:
-        return None, 0.0
+        return False, None, 0.0

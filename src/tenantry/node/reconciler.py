@@ -1,9 +1,9 @@
 """The loop: read desired → probe → plan → apply → probe again → report. Level-triggered: hints only say «look».
 
 Puts its parts together: the reader takes over what is desired, the worker brings sites there, the checker finds what
-somebody else changed, the drainer follows the order to leave the rotation, the saver remembers, the reporter tells.
-Each is a task that goes on whatever the others meet; one that ends with an error ends the agent, which is started
-again.
+somebody else changed, the wakings tell of sites that cannot be woken, the drainer follows the order to leave the
+rotation, the saver remembers, the reporter tells. Each is a task that goes on whatever the others meet; one that ends
+with an error ends the agent, which is started again.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from tenantry.node.reader import Reader
 from tenantry.node.reporter import Reporter
 from tenantry.node.saver import DAMAGED, Saver
 from tenantry.node.status import NodeStatus
+from tenantry.node.wakings import Wakings
 from tenantry.node.worker import Worker
 from tenantry.spec.sites import ReleaseName
 
@@ -49,6 +50,7 @@ class Reconciler:
         self._reader = Reader(source, host, self._desired, status, worker=self._worker, saver=self._saver, clock=clock)
         self._checker = Checker(host, self._desired, status, worker=self._worker, drift=drift, clock=clock)
         self._drainer = Drainer(host, status, clock)
+        self._wakings = Wakings(host, self._desired, self._worker)
         self._reporter = Reporter(source, status, drift, memory)
         self._connect()
 
@@ -70,7 +72,10 @@ class Reconciler:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for part in (self._reader, self._saver, self._reporter, self._worker, self._checker, self._drainer):
+            for part in (
+                *(self._reader, self._saver, self._reporter, self._worker),
+                *(self._checker, self._drainer, self._wakings),
+            ):
                 group.create_task(part.run(), name=type(part).__name__.lower())
 
     def finish(self) -> None:

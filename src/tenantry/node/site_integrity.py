@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.node.config import Config
-from tenantry.node.effects.files import is_directory, is_stale, read_link
+from tenantry.node.effects.files import is_directory, is_stale
 from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
-from tenantry.node.layout import Layout, parse_vassal
-from tenantry.node.planner import FLAGS, media_target, mode_flags, static_target
-from tenantry.node.probes import Tables
-from tenantry.node.vassal import SOCKET_MODE
+from tenantry.node.layout import WAKE_TARGET, Layout, parse_vassal, socket_name
+from tenantry.node.planner import FLAGS, idle_target, media_target, mode_flags, static_target
+from tenantry.node.probes import Tables, serving_generation
+from tenantry.node.vassal import ACTIVITY, SOCKET_MODE
 from tenantry.node.written import Written
 from tenantry.spec.errors import UserIdsExhausted
 from tenantry.spec.names import Slug
-from tenantry.spec.sites import ReleaseSpec, SiteSpec
+from tenantry.spec.sites import ReleaseSpec, Runtime, SiteSpec
 
 LEFTOVER_SECONDS = 60.0  # after a switch in which an older generation's files are still being taken away
 DOCUMENT_MODE = 0o600
@@ -43,9 +43,10 @@ class Renderers:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A site as it was found whole."""
+    """A site as it was found whole. `inode`: of the socket its process listens on, None of one that sleeps."""
 
     spec: SiteSpec
+    inode: int | None
     signed: tuple[tuple[str, Signature], ...]
     shells: tuple[tuple[str, Signature | None], ...]
 
@@ -100,7 +101,11 @@ class SiteIntegrity:
             return False
         generation = spec.generation
         tables = self._tables
-        if generation not in tables.sockets.listening.get(slug, ()) or not tables.vassals.is_only(slug, generation):
+        vassals = tables.vassals.of(slug)
+        if known.inode is None:
+            if vassals - {generation}:
+                return False
+        elif generation not in tables.sockets.listening.get(slug, ()) or vassals != {generation}:
             return False
         if tables.hosts.known(slug) != set(spec.hostnames):
             return False
@@ -110,8 +115,8 @@ class SiteIntegrity:
         for path, shell in known.shells:
             if sign_shell(path) != shell:
                 return False
-        inode = known.signed[1][1][0]
-        return tables.sockets.is_bound(slug, generation, inode) and self._present(spec.release)
+        bound = known.inode is None or tables.sockets.is_bound(slug, generation, known.inode)
+        return bound and self._present(spec.release)
 
     def damage(self, slug: Slug, spec: SiteSpec) -> Damage:
         """Return what of the site is not as it was made, by the planner's names. Reads what has to be read."""
@@ -120,13 +125,15 @@ class SiteIntegrity:
         found: Damage = {}
         for name, drift in self._differences(slug, spec):
             found.setdefault(name, drift)
-        serving = _serving(self._layout.site(slug))
-        if found or serving != spec.generation or self._tables.vassals.of(slug) != {serving}:
+        asleep, serving = serving_generation(self._layout.site(slug))
+        left = self._tables.vassals.of(slug) - {serving}
+        if found or serving != spec.generation or left or not (asleep or self._tables.vassals.of(slug)):
             self.forget(slug)
-        elif all(settled(signature, now) for _, signature in before):
+        elif all(settled(signature, now) for _, signature in before if signature is not None):
             shells = tuple((place.path, sign_shell(place.path)) for place in self._places(spec)[1:])
             signed = tuple((path, signature) for path, signature in before if signature is not None)
-            self._known[slug] = _Known(spec, signed, shells)
+            socket = dict(before)[str(self._layout.socket(slug, serving))]
+            self._known[slug] = _Known(spec, None if asleep or socket is None else socket[0], signed, shells)
         if serving is not None and "app.sock" not in found:
             self.served[slug] = serving
         return found
@@ -137,10 +144,17 @@ class SiteIntegrity:
             layout.site(slug),
             layout.socket(slug, generation),
             layout.document(slug, generation),
-            layout.vassal(slug, generation),
+            *self._inis(spec),
             *(layout.site(slug) / f"mode.{flag}" for flag in sorted(mode_flags(spec.mode))),
         ]
         return [(str(path), sign(str(path))) for path in paths]
+
+    def _inis(self, spec: SiteSpec) -> list[Path]:
+        """The inis of the desired generation; of an on-demand one, the vassal comes and goes."""
+        layout, slug, generation = self._layout, spec.slug, spec.generation
+        if spec.runtime is not Runtime.ON_DEMAND:
+            return [layout.vassal(slug, generation)]
+        return [layout.parked(slug, generation), layout.vassal(slug, generation)]
 
     def _places(self, spec: SiteSpec) -> list[Place]:
         return site_places(self._config, self._nginx_gid, spec)
@@ -153,7 +167,7 @@ class SiteIntegrity:
             if drift is not None:
                 yield place.name, drift
         directory = self._layout.site(slug)
-        serving = _serving(directory) if is_directory(directory) else None
+        asleep, serving = serving_generation(directory) if is_directory(directory) else (False, None)
         yield from self._hostnames(slug, spec, serving)
         if self._is_made(spec, serving) and not self._present(spec.release):
             yield "release", Drift(slug, "release", f"releases/{spec.release.name}", "is not here, or not whole")
@@ -162,12 +176,12 @@ class SiteIntegrity:
                 gone = self._layout.socket(slug, spec.generation)
                 yield f"socket:{spec.generation}", self._drift(spec, "socket", gone, "is gone")
             return
-        yield from self._links(spec, serving)
+        yield from self._links(spec, serving, asleep)
         yield from self._flags(spec)
         yield from self._entries(spec, serving)
         checked = spec.generation if self._is_made(spec, serving) else serving
         if checked is not None:
-            yield from self._generation(spec, checked)
+            yield from self._generation(spec, checked, asleep=asleep and checked == serving)
 
     def _is_made(self, spec: SiteSpec, serving: int | None) -> bool:
         """Whether the desired generation is the one whose files must be whole; before its switch it is work."""
@@ -190,10 +204,14 @@ class SiteIntegrity:
             if drift is not None:
                 yield place.name, drift
 
-    def _links(self, spec: SiteSpec, serving: int | None) -> Iterator[tuple[str, Drift]]:
+    def _links(self, spec: SiteSpec, serving: int | None, asleep: bool) -> Iterator[tuple[str, Drift]]:
         wanted = {"media": media_target(spec)}
         if serving == spec.generation:
             wanted["static"] = static_target(spec)
+            if spec.runtime is Runtime.ON_DEMAND:
+                wanted["idle"] = idle_target(spec)
+        if spec.runtime is Runtime.ON_DEMAND and serving is not None and not asleep:
+            wanted["serving"] = socket_name(serving)
         for name, target in wanted.items():
             path = self._layout.site(spec.slug) / name
             if target is not None:
@@ -205,7 +223,10 @@ class SiteIntegrity:
         if serving != spec.generation and (self._is_made(spec, serving) or self._was_served(spec, serving)):
             path = self._layout.site(spec.slug) / "app.sock"
             generation = self.served.get(spec.slug, spec.generation)
-            place = Place("app.sock", str(path), stat.S_IFLNK, target=f"{generation:d}.sock")
+            sleeps = spec.runtime is Runtime.ON_DEMAND and self._layout.parked(spec.slug, generation).exists()
+            runs = generation in self._tables.sockets.listening.get(spec.slug, ())
+            target = WAKE_TARGET if sleeps and not runs else socket_name(generation)
+            place = Place("app.sock", str(path), stat.S_IFLNK, target=target)
             drift = compare(place, self._layout.home, spec.slug)
             if drift is not None:
                 yield "app.sock", drift
@@ -255,11 +276,16 @@ class SiteIntegrity:
             kind = "vassal" if name.endswith(".ini") else "file"
             yield f"leftover:{name}", self._drift(spec, kind, path, "is of a generation that does not serve")
 
-    def _generation(self, spec: SiteSpec, generation: int) -> Iterator[tuple[str, Drift]]:
+    def _generation(self, spec: SiteSpec, generation: int, *, asleep: bool) -> Iterator[tuple[str, Drift]]:
         slug, layout = spec.slug, self._layout
         document, vassal = layout.document(slug, generation), layout.vassal(slug, generation)
         started = _mtime(layout.socket(slug, generation))
-        for part, path, mode in (("document", document, DOCUMENT_MODE), ("vassal", vassal, VASSAL_MODE)):
+        parts = [("document", document, DOCUMENT_MODE)]
+        if spec.runtime is Runtime.ON_DEMAND:
+            parts.append(("parked", layout.parked(slug, generation), VASSAL_MODE))
+        if not asleep:
+            parts.append(("vassal", vassal, VASSAL_MODE))
+        for part, path, mode in parts:
             name = f"{part}:{generation}"
             place = Place(name, str(path), stat.S_IFREG, mode, os.geteuid(), os.getegid())
             drift = compare(place, layout.home, slug)
@@ -273,7 +299,8 @@ class SiteIntegrity:
                     yield f"socket:{generation}", self._drift(spec, "vassal", vassal, detail)
             if drift is not None:
                 yield name, drift
-        yield from self._socket(spec, generation)
+        if not asleep:
+            yield from self._socket(spec, generation)
 
     def _is_changed(self, spec: SiteSpec, generation: int, part: str, path: Path) -> bool:
         try:
@@ -310,8 +337,8 @@ class SiteIntegrity:
 
 
 def parse_entry(name: str) -> int | None:
-    """Return the generation an entry `site.<n>.json` or `<n>.sock` belongs to."""
-    for prefix, suffix in (("site.", ".json"), ("", ".sock")):
+    """Return the generation an entry `site.<n>.json`, `vassal.<n>.ini` or `<n>.sock` belongs to."""
+    for prefix, suffix in (("site.", ".json"), ("vassal.", ".ini"), ("", ".sock")):
         number = name.removeprefix(prefix).removesuffix(suffix)
         if name == f"{prefix}{number}{suffix}" and number.isdecimal() and number.isascii():
             return int(number)
@@ -325,13 +352,8 @@ def _generation_in(name: str) -> int | None:
 
 
 def _is_own(name: str) -> bool:
-    return name in ("app.sock", "static", "media") or name in {f"mode.{flag}" for flag in FLAGS}
-
-
-def _serving(directory: Path) -> int | None:
-    target = read_link(directory / "app.sock") or ""
-    generation = parse_entry(target)
-    return generation if target.endswith(".sock") else None
+    links = ("app.sock", "serving", "idle", "static", "media")
+    return name in links or name == ACTIVITY or name in {f"mode.{flag}" for flag in FLAGS}
 
 
 def _age(path: Path) -> float:

@@ -4,7 +4,8 @@ A standalone script of the standard library: `prepare` copies it to `<home>/etc/
 as `vassal --ini <slug>.<generation>.ini` in `run/vassals`. As root it reads only files that root alone can write.
 `tenantry.node exec` uses the same steps to run a command as the site.
 
-Steps, in this order: 1 read site.<generation>.json · 2 log · 3 socket · 4 limits · 5 user · 6 directory · 7 exec.
+Steps, in this order: 1 read site.<generation>.json · 2 log · 3 activity · 4 socket · 5 limits · 6 user · 7 directory ·
+8 exec.
 An interruption leaves at most a socket nobody listens on, which the next start replaces.
 """
 
@@ -24,6 +25,8 @@ BACKLOG_MAX = 1024
 SOCKET_MODE = 0o660
 EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"  # the number in it grows with every vassal of the emperor
 EMPEROR_FD = 4  # ... so it is moved, else it would one day be the number the ini expects the socket under
+ACTIVITY = "activity"  # in the site's directory: its time is that of the last request
+ACTIVITY_FD = 5  # where the process finds it; others it cannot reach
 FREE_FD = 100  # beyond every number with a meaning
 SLUG_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -35,7 +38,9 @@ def main(argv: list[str]) -> None:
     document = read_document(f"{home}/run/sites/{slug}/site.{generation}.json")
     environment = dict(document["environment"])
     open_log(document)
-    kept = {document["socket"]["fd"]: bind_socket(document["socket"])}
+    activity = open_activity(document)
+    kept = {document["socket"]["fd"]: bind_socket(document["socket"]), ACTIVITY_FD: activity}
+    environment["TENANTRY_ACTIVITY_FD"] = str(ACTIVITY_FD)
     if EMPEROR_VARIABLE in os.environ:
         kept[EMPEROR_FD] = int(os.environ[EMPEROR_VARIABLE])
         environment[EMPEROR_VARIABLE] = str(EMPEROR_FD)
@@ -79,6 +84,17 @@ def open_log(document: dict) -> None:  # type: ignore[type-arg]
     os.dup2(null, 0)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+
+
+def open_activity(document: dict) -> int:  # type: ignore[type-arg]
+    """Open the file whose time says when the site was last asked for something; it is now. The site's own to touch."""
+    path = f"{os.path.dirname(document['socket']['path'])}/{ACTIVITY}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    user = document["user"]
+    if user is not None:
+        os.fchown(descriptor, user["uid"], user["gid"])
+    os.utime(descriptor)
+    return descriptor
 
 
 def bind_socket(place: dict) -> int:  # type: ignore[type-arg]

@@ -24,6 +24,7 @@ from tenantry.node.planner import (
     is_absent,
     is_serving,
     plan_site,
+    rests,
 )
 from tenantry.node.ports import SiteHost
 from tenantry.node.starts import Kind, Starts, Turn
@@ -71,6 +72,7 @@ class Worker:
         self._signal = Signal()
         self._failures: dict[Slug, Failure] = {}
         self._awaiting: dict[Slug, tuple[int, asyncio.Task[None]]] = {}
+        self._untried: set[Slug] = set()  # that came with the first answer, together: their visitors try them
         self._heard = False  # the database was heard since the start; before, the memory may be old
         self.on_settled: Callable[[Slug], None] = lambda _: None
         self.on_successor: Callable[[Entry], None] = lambda _: None
@@ -97,7 +99,9 @@ class Worker:
         self._signal.set()
 
     def work_on_all(self) -> None:
+        """The beginning: every site, none of them new."""
         for slug in self._desired.slugs():
+            self._untried.add(slug)
             self._queue.add(slug)
         self._signal.set()
 
@@ -108,7 +112,7 @@ class Worker:
     def compare(self, entry: Entry) -> None:
         """Work on the site if it is not as desired, or not reported yet."""
         observed = self._host.observe(entry.slug, entry.spec)
-        plan = plan_site(entry.spec, observed, self._failed_generation(entry.slug))
+        plan = self._plan(entry, observed)
         if plan.actions or not self._status.knows(entry.slug):
             self.work_on(entry)
 
@@ -144,13 +148,17 @@ class Worker:
                 return
             if not self._heard and _is_ahead(observed, entry.spec):
                 return  # the memory is older than what was applied: only the database knows better
-            plan = plan_site(entry.spec, observed, self._failed_generation(slug))
+            plan = self._plan(entry, observed)
             if not plan.actions:
                 self._settle(entry, observed, plan)
                 return
             logger.info("%s: %s", slug, "; ".join(str(action) for action in plan.actions))
             await self._apply(entry, observed, plan)
         raise NotConverged(f"{slug} still differs after {ROUNDS} rounds")
+
+    def _plan(self, entry: Entry, observed: ObservedSite) -> Plan:
+        slug = entry.slug
+        return plan_site(entry.spec, observed, self._failed_generation(slug), tries=slug not in self._untried)
 
     async def _apply(self, entry: Entry, observed: ObservedSite, plan: Plan) -> None:
         turn = Turn(self._starts, self._kind(entry))
@@ -213,13 +221,17 @@ class Worker:
             self._status.site(entry, SiteState.FAILED, entry.problem, generation=observed.serving)
         elif is_serving(entry.spec, observed):
             self._failures.pop(slug, None)
-            self._status.site(entry, SiteState.SERVING)
+            if rests(entry.spec, observed) and observed.wake_problem is not None:
+                self._status.site(entry, SiteState.FAILED, *_wake_failure(observed.wake_problem))
+            else:
+                self._status.site(entry, SiteState.SERVING)
         elif failure is not None and failure.generation == entry.spec.generation:
             self._status.site(
                 entry, SiteState.FAILED, failure.message, failure.log, generation=observed.serving or failure.generation
             )
         else:
             raise NotConverged(f"{slug} does not read back as desired")
+        self._untried.discard(slug)
         self.on_settled(slug)
 
     def _forget(self, entry: Entry) -> None:
@@ -233,6 +245,12 @@ class Worker:
     def _failed_generation(self, slug: Slug) -> int | None:
         failure = self._failures.get(slug)
         return failure.generation if failure else None
+
+
+def _wake_failure(text: str) -> tuple[str, str]:
+    """Return message and log of what standby wrote: the first line, and the rest."""
+    message, _, log = text.partition("\n")
+    return message, log
 
 
 def _is_ahead(observed: ObservedSite, spec: SiteSpec | None) -> bool:

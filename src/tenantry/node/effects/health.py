@@ -15,12 +15,16 @@ FIRST_BAD_STATUS = 500
 
 @dataclass(frozen=True, slots=True)
 class HealthRequest:
-    """What to ask: a path of printable ASCII, under a hostname the site knows."""
+    """What to ask: a path of printable ASCII, under a hostname the site knows.
+
+    `probe`: whether the application is loaded is all that matters; the library answers without asking the project.
+    """
 
     socket: Path
     hostname: str
     port: int
     path: str
+    probe: bool = False
 
 
 def encode_request(request: HealthRequest) -> bytes:
@@ -42,7 +46,7 @@ def encode_request(request: HealthRequest) -> bytes:
         "HTTP_X_FORWARDED_PROTO": "http",
         "HTTP_X_FORWARDED_FOR": "127.0.0.1",
     }
-    return encode_packet(variables)
+    return encode_packet(variables | ({"TENANTRY_PROBE": "1"} if request.probe else {}))
 
 
 async def check_health(request: HealthRequest) -> int:

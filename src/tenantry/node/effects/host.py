@@ -24,16 +24,19 @@ from tenantry.node.effects.node_integrity import NodeIntegrity
 from tenantry.node.effects.readiness import Readiness
 from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
-from tenantry.node.layout import is_slug
+from tenantry.node.layout import WAKE_TARGET, is_slug, socket_name
 from tenantry.node.planner import (
     Action,
     AwaitReady,
     FetchRelease,
+    LetSleep,
     LinkHost,
     ObservedSite,
+    ParkVassal,
     PrepareSite,
     RemoveForeign,
     RemoveGeneration,
+    RemoveParked,
     RemoveSite,
     RestoreSocket,
     SetFlag,
@@ -60,7 +63,7 @@ from tenantry.node.written import Written
 from tenantry.sealing import Sealer, SealError
 from tenantry.spec.errors import InvalidDocument, UserIdsExhausted
 from tenantry.spec.names import Slug
-from tenantry.spec.sites import ReleaseName, ReleaseSpec, SiteSpec
+from tenantry.spec.sites import ReleaseName, ReleaseSpec, Runtime, SiteSpec
 
 READY_SECONDS = 60.0
 WAKE_SECONDS = 0.2
@@ -108,6 +111,7 @@ class LocalHost:
         """Read the directories again; return the sites of which something is here."""
         self._tables.forget_sockets()
         self._tables.refresh_directories()
+        self._tables.wake_failures.scan()
         found = {Slug(name) for name in entries(self._layout.sites) if is_slug(name)}
         return frozenset(found | self._tables.vassals.sites() | self._tables.hosts.sites())
 
@@ -115,8 +119,8 @@ class LocalHost:
         """Return what is on the node for the site. Of one that nobody touched, what was found before is reused."""
         self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
         if spec is not None and slug in self._observed and self._sites.unchanged(slug, spec):
-            sockets = self._tables.sockets
-            return replace(self._observed[slug], in_flight=sockets.connections.get(slug, {}))
+            sockets, problem = self._tables.sockets, self._tables.wake_failures.of(slug)
+            return replace(self._observed[slug], in_flight=sockets.connections.get(slug, {}), wake_problem=problem)
         self._observed.pop(slug, None)
         self._tables.hosts.of(slug, spec.hostnames if spec else ())
         candidates = {*self._tables.vassals.of(slug), *([spec.generation] if spec else [])}
@@ -181,6 +185,10 @@ class LocalHost:
         except OSError as error:
             raise Transient(f"repair: {error.strerror}: {error.filename}") from error
 
+    def changed_wakings(self) -> frozenset[Slug]:
+        """Return the sites of which standby found anew that they cannot be woken, or that they can again."""
+        return self._tables.wake_failures.scan()
+
     async def set_draining(self, draining: bool) -> None:
         """Make nginx's readiness say no, or yes again. Sites go on serving whoever comes."""
         self._node.set_draining(draining)
@@ -225,13 +233,18 @@ class LocalHost:
                 set_link(directory / name, target)
             case WriteDocument():
                 self._write_document(_needed(spec), action.generation)
+            case ParkVassal():
+                self._park(_needed(spec), action.generation)
+            case RemoveParked(generation=generation):
+                self._unpark(action.slug, generation)
             case WriteVassal():
                 await self._write_vassal(_needed(spec), action.generation)
             case AwaitReady():
                 await self._await_ready(_needed(spec), action.generation)
             case Switch(generation=generation):
-                set_link(directory / "app.sock", f"{generation:d}.sock")
-                self._sites.served[action.slug] = generation
+                self._point(action.slug, spec, generation, socket_name(generation))
+            case LetSleep(generation=generation):
+                self._point(action.slug, spec, generation, WAKE_TARGET)
             case LinkHost(hostname=hostname):
                 set_link(self._layout.host(hostname), f"../sites/{action.slug}")
                 self._tables.hosts.look(hostname)
@@ -244,6 +257,7 @@ class LocalHost:
                 await self._remove_generation(action.slug, generation)
             case RemoveSite():
                 remove(directory)
+                remove(self._layout.wake_failures / action.slug)
                 self._written.drop(action.slug)
                 self._sites.served.pop(action.slug, None)
             case _:
@@ -291,6 +305,26 @@ class LocalHost:
         content = encode(build_document(spec, self._sealer, self._config, self._nginx_gid))
         self._written.remember(spec.slug, path.name, content)
         write_file(path, content, mode=DOCUMENT_MODE)
+
+    def _point(self, slug: Slug, spec: SiteSpec | None, generation: int, target: str) -> None:
+        """Lead visitors on. `serving` first: standby never wakes, and never goes back to, another generation."""
+        directory = self._layout.site(slug)
+        if spec is not None and spec.runtime is Runtime.ON_DEMAND:
+            set_link(directory / "serving", socket_name(generation))
+        set_link(directory / "app.sock", target)
+        self._sites.served[slug] = generation
+
+    def _park(self, spec: SiteSpec, generation: int) -> None:
+        """Write the ini that standby copies to run/vassals; its own name there is noted, too."""
+        path, content = self._layout.parked(spec.slug, generation), self._vassal_text(spec, generation)
+        for name in (path.name, self._layout.vassal(spec.slug, generation).name):
+            self._written.remember(spec.slug, name, content)
+        write_file(path, content, mode=VASSAL_MODE, durable=True)
+
+    def _unpark(self, slug: Slug, generation: int) -> None:
+        path = self._layout.parked(slug, generation)
+        remove(path)
+        self._written.drop(slug, path.name)
 
     async def _write_vassal(self, spec: SiteSpec, generation: int) -> None:
         """Write the ini; one that was changed gets a time by which the emperor starts its process anew.
@@ -369,10 +403,11 @@ class LocalHost:
         if sign(str(vassal)) is not None:
             remove(vassal)
             await self._wake_emperor()
-        document = self._layout.document(slug, generation)
+        document, parked = self._layout.document(slug, generation), self._layout.parked(slug, generation)
         remove(self._layout.socket(slug, generation))
+        remove(parked)
         remove(document)
-        self._written.drop(slug, vassal.name, document.name)
+        self._written.drop(slug, vassal.name, parked.name, document.name)
         self._tables.vassals.discard(slug, generation)
         self._node.times.forget(vassal.name)
         self._readiness.forget(slug, generation)

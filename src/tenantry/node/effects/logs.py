@@ -55,6 +55,21 @@ def trim_log(path: Path, limit_bytes: int) -> bool:
     return True
 
 
+def read_tail(path: Path, start: int, limit_bytes: int) -> str:
+    """Return what a log has from `start` on, the last `limit_bytes` at most; nothing of one that cannot be read.
+
+    A log that is shorter than `start` was cut since: then all of it counts.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(start if start <= size else 0, size - limit_bytes))
+        return file.read(limit_bytes).decode(errors="replace").replace("\0", "")
+
+
 def _keep_older(path: Path, content: bytes, gid: int) -> None:
     write_file(path, content, mode=_LOG_MODE)
     if os.geteuid() == 0:

@@ -1,7 +1,6 @@
 """Whether a generation answers: asked through its own socket, with an eye on a process that keeps ending."""
 
 import asyncio
-import contextlib
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -9,6 +8,7 @@ from typing import NoReturn
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor
 from tenantry.node.effects.health import CONNECT_STEP_SECONDS, FIRST_BAD_STATUS, HealthRequest, check_health
+from tenantry.node.effects.logs import read_tail
 from tenantry.node.errors import EmperorUnavailable, NotReady
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
@@ -101,15 +101,7 @@ class Readiness:
 
     def _log_tail(self, slug: Slug, generation: int) -> str:
         """Return the end of what the generation wrote, at most 4 kB."""
-        path = self._layout.log(slug)
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                start = self._log_start.get((slug, generation), 0)
-                file.seek(max(start if start <= size else 0, size - LOG_TAIL_BYTES))
-                return file.read(LOG_TAIL_BYTES).decode(errors="replace").replace("\0", "")
-        return ""
+        return read_tail(self._layout.log(slug), self._log_start.get((slug, generation), 0), LOG_TAIL_BYTES)
 
 
 def _size(path: Path) -> int:

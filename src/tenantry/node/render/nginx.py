@@ -81,6 +81,7 @@ _PARAMETERS = {
     "HTTP_X_FORWARDED_PORT": "$seen_port",
     "HTTP_X_FORWARDED_PROTO": "$scheme",
     "HTTP_X_REAL_IP": "$remote_addr",
+    "TENANTRY_ROUTE": "$site",  # by which standby knows whom to wake
 }
 
 

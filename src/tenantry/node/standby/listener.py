@@ -1,27 +1,26 @@
-"""The listening socket: made so that nginx alone reaches it, and handed on when the process is replaced.
+"""The listening sockets: made so that nginx alone reaches them, and handed on when the process is replaced.
 
-Connections wait in the socket's queue while a new program takes it over: none is refused.
+Connections wait in a socket's queue while a new program takes it over: none is refused.
 """
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
-from tenantry.node.config import Config
-
 SOCKET_MODE = 0o660
-INHERITED = "TENANTRY_STANDBY_FD"  # the number of the socket that the program before left open
+INHERITED = "TENANTRY_STANDBY_FDS"  # «name=number …»: the sockets that the program before left open
 BACKLOG_MAX = 4096
 
 
-def open_listener(config: Config) -> socket.socket:
-    """Return the socket on `run/standby.sock`: the one that the program before handed on, if its file still leads to
-    it, else a new one in place of whatever is there."""
-    path = config.layout.standby_socket
-    inherited = _inherited(path)
-    if inherited is not None:
-        return inherited
-    staged = path.with_name(f".{path.name}.new")
+def open_listener(path: Path, gid: int | None, inherited: Mapping[str, int]) -> socket.socket:
+    """Return the socket on `path`: the one that the program before handed on, if its file still leads to it, else a
+    new one in place of whatever is there. `gid` is the group that may connect, besides the user."""
+    if path.name in inherited:
+        taken = _take(path, inherited[path.name])
+        if taken is not None:
+            return taken
+    staged = _staged(path)
     staged.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777)
@@ -29,7 +28,6 @@ def open_listener(config: Config) -> socket.socket:
         listener.bind(str(staged))
     finally:
         os.umask(before)
-    gid = config.nginx_gid()
     if gid is not None:
         os.chown(staged, -1, gid, follow_symlinks=False)
     staged.chmod(SOCKET_MODE)
@@ -40,20 +38,28 @@ def open_listener(config: Config) -> socket.socket:
     return listener
 
 
-def hand_on(listener: socket.socket) -> dict[str, str]:
-    """Keep the socket open over an exec; return the environment by which `open_listener` finds it there."""
-    listener.set_inheritable(True)
-    return {**os.environ, INHERITED: str(listener.fileno())}
+def hand_on(listeners: Mapping[str, socket.socket]) -> dict[str, str]:
+    """Keep the sockets open over an exec; return the environment by which `inherited_sockets` finds them there."""
+    for listener in listeners.values():
+        listener.set_inheritable(True)
+    return {**os.environ, INHERITED: " ".join(f"{name}={listener.fileno()}" for name, listener in listeners.items())}
 
 
-def _inherited(path: Path) -> socket.socket | None:
-    number = os.environ.pop(INHERITED, "")
-    if not number.isdecimal():
-        return None
-    listener = socket.socket(fileno=int(number))
+def inherited_sockets() -> dict[str, int]:
+    """Return the numbers of the sockets that the program before handed on, by name; once."""
+    pairs = (part.partition("=") for part in os.environ.pop(INHERITED, "").split())
+    return {name: int(number) for name, _, number in pairs if number.isdecimal()}
+
+
+def _take(path: Path, number: int) -> socket.socket | None:
+    listener = socket.socket(fileno=number)
     listener.set_inheritable(False)
     listener.setblocking(False)
-    if listener.getsockname() in (str(path), str(path.with_name(f".{path.name}.new"))) and path.is_socket():
+    if listener.getsockname() in (str(path), str(_staged(path))) and path.is_socket():
         return listener
     listener.close()
     return None
+
+
+def _staged(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")

@@ -11,18 +11,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from tenantry.node.config import Config
-from tenantry.node.standby.listener import BACKLOG_MAX, hand_on, open_listener
+from tenantry.node.standby.listener import BACKLOG_MAX, hand_on, inherited_sockets, open_listener
 from tenantry.node.standby.protocol import Answer, Request, read_request, write_answer
+from tenantry.node.standby.sleeping import Sleeper
+from tenantry.node.standby.visitors import Visitors
+from tenantry.node.standby.waking import Waker
 
 logger = logging.getLogger(__name__)
 
 DUTY = "TENANTRY_DUTY"  # the variable in which nginx says what it wants
 STATUS_DUTY = "status"
-FINISH_SECONDS = 6.0  # for requests under way; supervisord waits 8 s before it kills
+# For requests under way: supervisord waits 8 s before it kills; a new program can wait longer, as those who come do.
+FINISH_SECONDS = {signal.SIGTERM: 6.0, signal.SIGINT: 6.0, signal.SIGHUP: 20.0}
+STARTS_PER_CPU = 2  # sites loading their application at the same time
 
 _UNABLE = Answer(503, {"Retry-After": "5", "Cache-Control": "no-store", "Content-Type": "text/plain"}, b"Try again.\n")
 
@@ -37,24 +42,38 @@ class Part(Protocol):
 
 async def run_standby(config: Config) -> None:
     """Answer until SIGTERM or SIGINT; does not return after SIGHUP: the program is then started anew in its place."""
-    listener = open_listener(config)
+    layout, inherited = config.layout, inherited_sockets()
+    listeners = {
+        path.name: open_listener(path, config.nginx_gid(), inherited)
+        for path in (layout.standby_socket, layout.wake_socket)
+    }
     parts = parts_of(config)
+    waker = Waker(config, starts_at_once=STARTS_PER_CPU * (os.cpu_count() or 1))
     asked: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, asked.put_nowait, number)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(part.run(), name=duty) for duty, part in parts.items()]
-        counter = Counter(parts)
-        server = await asyncio.start_unix_server(counter.serve, sock=listener.dup(), backlog=BACKLOG_MAX)
-        logger.info("standby answers on %s", config.layout.standby_socket)
+        tasks.append(group.create_task(Sleeper(config, waker).run(), name="sleeper"))
+        counter = Counter()
+        services = {
+            layout.standby_socket.name: counter.counting(Desk(parts).serve),
+            layout.wake_socket.name: counter.counting(Visitors(waker).serve),
+        }
+        servers = [
+            await asyncio.start_unix_server(services[name], sock=listener.dup(), backlog=BACKLOG_MAX)
+            for name, listener in listeners.items()
+        ]
+        logger.info("standby answers on %s", " and ".join(listeners))
         number = await asked.get()
         # Whoever comes from here on waits in the queue of the socket, for the next program.
-        server.close()
-        await counter.finish()
+        for server in servers:
+            server.close()
+        await counter.finish(FINISH_SECONDS[number])
         for task in tasks:
             task.cancel()
     if number == signal.SIGHUP:
-        _become_new(listener)
+        _become_new(listeners)
     logger.info("standby stopped")
 
 
@@ -63,19 +82,47 @@ def parts_of(config: Config) -> dict[str, Part]:
     return {STATUS_DUTY: _Status()}
 
 
-class Counter:
-    """Answers connections, and knows how many are under way."""
+Service = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-    def __init__(self, parts: Mapping[str, Part]) -> None:
-        self._parts = parts
+
+class Counter:
+    """Knows how many connections are under way."""
+
+    def __init__(self) -> None:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def counting(self, serve: Service) -> Service:
+        """Return a service that is counted."""
+
+        async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._under_way += 1
+            self._idle.clear()
+            try:
+                await serve(reader, writer)
+            finally:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._idle.set()
+
+        return counted
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until nothing is under way, at most some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+
+
+class Desk:
+    """Answers what nginx asks of the parts."""
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self._parts = parts
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request. Whatever goes wrong with it concerns it alone."""
-        self._under_way += 1
-        self._idle.clear()
         try:
             request = await read_request(reader)
             answer = await self._answer(request)
@@ -84,15 +131,6 @@ class Counter:
             logger.warning("a request was not answered: %r", error)
         finally:
             writer.close()
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
-
-    async def finish(self) -> None:
-        """Wait until nothing is under way, at most some seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FINISH_SECONDS):
-                await self._idle.wait()
 
     async def _answer(self, request: Request) -> Answer:
         part = self._parts.get(request.get(DUTY))
@@ -116,9 +154,9 @@ class _Status:
         """Nothing to be done besides."""
 
 
-def _become_new(listener: socket.socket) -> None:
+def _become_new(listeners: Mapping[str, socket.socket]) -> None:
     """Start the program anew under this process's id. Failing that, end: the supervisor starts it."""
-    environment = hand_on(listener)
+    environment = hand_on(listeners)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the new program has a handler
     logger.info("standby makes room for a new program")

@@ -1,0 +1,131 @@
+"""Visitors of sleeping sites: held until the site runs, then led to it byte by byte. None is refused for waiting.
+
+nginx connects here because app.sock of a sleeping site leads to `run/wake.sock`. What is held is bounded, for each site
+and in all, so that one site's visitors cannot use up what the others need.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+
+from tenantry.node.layout import is_slug
+from tenantry.node.standby.protocol import Answer, encode_answer
+from tenantry.node.standby.waking import Unwakeable, Waker
+from tenantry.spec.names import Slug
+from tenantry.spec.uwsgi import HEAD_BYTES, parse_head, parse_variables
+
+logger = logging.getLogger(__name__)
+
+HELD_MAX = 200  # visitors of one site; the queue of its own socket is longer
+HELD_ALL_MAX = 4000  # two descriptors each
+READ_SECONDS = 5.0  # nginx sends the packet at once
+WRITE_SECONDS = 10.0
+HOLD_SECONDS = 55.0  # nginx waits a minute for the first byte
+CHUNK_BYTES = 65_536
+CROWDED_SECONDS = 5
+
+PAGE = (
+    "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>"
+    "<title>One moment, please</title><style>body{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;"
+    "max-width:32rem;padding:0 1rem}</style><h1>One moment, please</h1>"
+    "<p>This site is not answering right now. Try again.</p></html>\n"
+)
+
+
+class Visitors:
+    """Serves connections to the wake socket."""
+
+    def __init__(self, waker: Waker) -> None:
+        self._waker = waker
+        self._held: Counter[Slug] = Counter()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hold one request until its site runs, and lead it there."""
+        try:
+            slug, packet = await _read_packet(reader)
+            if self._held[slug] >= HELD_MAX or self._held.total() >= HELD_ALL_MAX:
+                await _refuse(writer, CROWDED_SECONDS)
+                return
+            self._held[slug] += 1
+            try:
+                await self._lead(slug, packet, reader, writer)
+            finally:
+                self._held[slug] -= 1
+                if not self._held[slug]:
+                    del self._held[slug]
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            logger.warning("a visitor was not led to a site: %r", error)
+        finally:
+            await _close(writer)
+
+    async def _lead(
+        self, slug: Slug, packet: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            async with asyncio.timeout(HOLD_SECONDS):
+                socket = await self._waker.wake(slug)
+            there = await asyncio.open_unix_connection(str(socket))
+        except Unwakeable as error:
+            await _refuse(writer, round(error.retry_after_seconds) + 1)
+            return
+        except (TimeoutError, OSError):
+            await _refuse(writer, CROWDED_SECONDS)
+            return
+        there[1].write(packet)
+        await relay((reader, writer), there)
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def relay(here: Streams, there: Streams) -> None:
+    """Pass on what either says until the site has said all, or the visitor left."""
+    onward = asyncio.create_task(_copy(here[0], there[1]))
+    back = asyncio.create_task(_copy(there[0], here[1]))
+    try:
+        await asyncio.wait({onward, back}, return_when=asyncio.FIRST_COMPLETED)
+        # A site may answer without taking all of a request. nginx closes its side only when it gives the visitor up.
+        if not back.done() and not here[0].at_eof():
+            await back
+    finally:
+        for task in (onward, back):
+            task.cancel()
+        await asyncio.gather(onward, back, return_exceptions=True)
+        there[1].close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(CHUNK_BYTES):
+            writer.write(chunk)
+            await writer.drain()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close when all that was written is on its way."""
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(WRITE_SECONDS):
+            await writer.wait_closed()
+
+
+async def _read_packet(reader: asyncio.StreamReader) -> tuple[Slug, bytes]:
+    """Return the site that nginx names, and the packet as it came."""
+    async with asyncio.timeout(READ_SECONDS):
+        head = await reader.readexactly(HEAD_BYTES)
+        block = await reader.readexactly(parse_head(head))
+    name = parse_variables(block).get("TENANTRY_ROUTE", "")
+    if not is_slug(name):
+        raise ValueError(f"nginx names no site: {name!r:.100}")
+    return Slug(name), head + block
+
+
+async def _refuse(writer: asyncio.StreamWriter, retry_after_seconds: int) -> None:
+    headers = {
+        "Content-Type": "text/html; charset=utf-8",
+        "Retry-After": str(retry_after_seconds),
+        "Cache-Control": "no-store",
+    }
+    writer.write(encode_answer(Answer(503, headers, PAGE.encode())))
+    await writer.drain()

@@ -1,0 +1,184 @@
+"""Starts the process of a sleeping site, once however many visitors wait.
+
+1 the generation that `serving` names · 2 a turn · 3 its ini, copied to where the emperor looks · 4 it answers · 5
+app.sock leads to it. An interruption leaves app.sock at standby: the next visitor begins again, and finds what runs.
+Invariant: app.sock never leads to a generation that has not answered, nor to another than `serving` names.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tenantry.node.config import Config
+from tenantry.node.effects.emperor import ask_emperor, wake_emperor
+from tenantry.node.effects.files import read_link, remove, set_link, write_file
+from tenantry.node.effects.health import CONNECT_STEP_SECONDS, HealthRequest, check_health
+from tenantry.node.effects.logs import read_tail
+from tenantry.node.errors import EmperorUnavailable, NotReady
+from tenantry.node.layout import socket_name
+from tenantry.node.probes import serving_generation
+from tenantry.node.site_integrity import VASSAL_MODE
+from tenantry.node.starts import Kind, Starts, Turn
+from tenantry.spec.names import Slug
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 45.0  # for a process to answer; nginx waits a minute for the first byte
+WATCH_SECONDS = 0.5
+BACKOFF_SECONDS = 2.0  # after a failure; doubled with each
+BACKOFF_MAX_SECONDS = 30.0
+AGAIN_MAX = 3  # generations that the agent may put in each other's place while one is started
+LOG_MODE = 0o600
+LOG_TAIL_BYTES = 4096
+
+
+class Unwakeable(NotReady):
+    """The site does not answer now. `retry_after_seconds`: when it may."""
+
+    def __init__(self, message: str, retry_after_seconds: float, log: str = "") -> None:
+        super().__init__(message, log)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(slots=True)
+class Site:
+    """What standby knows of one site. The lock is held by what changes whether it sleeps."""
+
+    slug: Slug
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0  # visitors
+    failures: int = 0  # in a row
+    not_before: float = 0.0  # the clock's time before which nothing is started
+
+
+class Waker:
+    """Wakes sites: few at the same time, in the order in which they were asked for."""
+
+    def __init__(self, config: Config, *, starts_at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._layout = config.layout
+        self._http_port = config.http_port
+        self._starts = Starts(starts_at_once)
+        self._clock = clock
+        self._sites: dict[Slug, Site] = {}
+
+    def site(self, slug: Slug) -> Site:
+        return self._sites.setdefault(slug, Site(slug))
+
+    def is_sleeping(self, slug: Slug) -> bool:
+        return serving_generation(self._layout.site(slug))[0]
+
+    async def wake(self, slug: Slug) -> Path:
+        """Return the socket of the site's process, which answers there; `Unwakeable` when none does."""
+        site = self.site(slug)
+        site.waiting += 1
+        try:
+            async with site.lock:
+                return await self._woken(site)
+        finally:
+            site.waiting -= 1
+
+    async def _woken(self, site: Site) -> Path:
+        for _ in range(AGAIN_MAX):
+            asleep, generation = serving_generation(self._layout.site(site.slug))
+            if generation is None:
+                raise Unwakeable("there is no such site here", BACKOFF_SECONDS)
+            if asleep:
+                await self._start(site, generation)
+            if serving_generation(self._layout.site(site.slug)) == (False, generation):
+                return self._layout.socket(site.slug, generation)
+        raise Unwakeable("the site is given one generation after the other", BACKOFF_SECONDS)
+
+    async def _start(self, site: Site, generation: int) -> None:
+        wait = site.not_before - self._clock()
+        if wait > 0:
+            raise Unwakeable("the site could not be started a moment ago", wait)
+        began = self._clock()
+        log = _size(self._layout.log(site.slug))
+        try:
+            async with asyncio.timeout(START_SECONDS), self._turn(site):
+                self._begin(site.slug, generation)
+                await wake_emperor(self._layout.emperor_socket)
+                await self._answering(site.slug, generation)
+        except (TimeoutError, NotReady, OSError) as error:
+            why = f"did not answer within {START_SECONDS:.0f} s" if isinstance(error, TimeoutError) else str(error)
+            tail = read_tail(self._layout.log(site.slug), log, LOG_TAIL_BYTES)
+            raise await self._give_up(site, generation, f"generation {generation} {why}", tail) from error
+        site.failures, site.not_before = 0, 0.0
+        remove(self._layout.wake_failures / site.slug)
+        self._lead(site.slug, generation)
+        logger.info("%s: woken within %.0f ms", site.slug, (self._clock() - began) * 1000)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, site: Site) -> AsyncIterator[None]:
+        turn = Turn(self._starts, Kind(site.slug, doubtful=site.failures > 0))
+        await turn.take()
+        try:
+            yield
+        finally:
+            turn.end()
+
+    def _begin(self, slug: Slug, generation: int) -> None:
+        """Give the emperor the ini. One that is there already is the agent's, which tries the generation."""
+        vassal = self._layout.vassal(slug, generation)
+        if not vassal.exists():
+            write_file(vassal, self._layout.parked(slug, generation).read_bytes(), mode=VASSAL_MODE)
+
+    async def _answering(self, slug: Slug, generation: int) -> None:
+        """Return when the process answers; `NotReady` when it ends before it does."""
+        request = HealthRequest(self._layout.socket(slug, generation), "localhost", self._http_port, "/", probe=True)
+        watched = self._clock()
+        while True:
+            try:
+                await check_health(request)
+                return
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(CONNECT_STEP_SECONDS)
+            if self._clock() - watched > WATCH_SECONDS:
+                watched = self._clock()
+                await self._watch(slug, generation)
+
+    async def _watch(self, slug: Slug, generation: int) -> None:
+        """Have the emperor look again, and hear whether it has given the process up."""
+        try:
+            state = await ask_emperor(self._layout.emperor_socket)
+        except EmperorUnavailable:
+            return  # it is being started again
+        if self._layout.vassal(slug, generation).name in state.blacklisted:
+            raise NotReady("keeps ending before it listens")
+
+    def _lead(self, slug: Slug, generation: int) -> None:
+        """Point app.sock at the process, unless the agent has put another generation in its place meanwhile."""
+        directory = self._layout.site(slug)
+        if serving_generation(directory) != (True, generation):
+            return
+        set_link(directory / "app.sock", socket_name(generation))
+        # The agent, which sets `serving` first, may have switched between our look and our link.
+        wanted = read_link(directory / "serving")
+        if wanted is not None and wanted != socket_name(generation):
+            set_link(directory / "app.sock", wanted)
+
+    async def _give_up(self, site: Site, generation: int, message: str, log: str) -> Unwakeable:
+        """Take the ini back, note why for the agent, and wait longer each time."""
+        slug = site.slug
+        logger.warning("%s: not woken: %s", slug, message)
+        if serving_generation(self._layout.site(slug)) == (True, generation):
+            remove(self._layout.vassal(slug, generation))
+            await wake_emperor(self._layout.emperor_socket)
+        seconds = min(BACKOFF_SECONDS * 2**site.failures, BACKOFF_MAX_SECONDS)
+        site.failures += 1
+        site.not_before = self._clock() + seconds
+        with contextlib.suppress(OSError):  # a full disk; the log above has it
+            write_file(self._layout.wake_failures / slug, f"{message}\n{log}".encode(), mode=LOG_MODE)
+        return Unwakeable(message, seconds, log)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0

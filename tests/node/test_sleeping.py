@@ -1,0 +1,217 @@
+"""Sites that sleep: a process only while somebody visits, and not one lost request."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from node_lab import APPLICATION, Node, wait_until
+
+WAKE = "../../wake.sock"
+
+
+def on_demand(node: Node, slug: str, number: int, **changes: object) -> int:
+    idle = changes.pop("idle_seconds", 1)
+    return node.put(
+        node.document(slug, number, "demo-1", **{"runtime": "on_demand", "limits": {"idle_seconds": idle}} | changes)
+    )
+
+
+def place(node: Node, slug: str) -> Path:
+    return node.home / "run" / "sites" / slug
+
+
+def leads_to(node: Node, slug: str) -> str:
+    return os.readlink(place(node, slug) / "app.sock")
+
+
+def sleeps(node: Node, slug: str) -> bool:
+    """Whether the site sleeps and its process has ended."""
+    return leads_to(node, slug) == WAKE and not list((node.home / "run" / "vassals").glob(f"*{slug}*"))
+
+
+def sleeping(node: Node, slug: str, number: int, **changes: object) -> None:
+    node.reported(slug, on_demand(node, slug, number, **changes))
+    wait_until(lambda: sleeps(node, slug), what=f"{slug} sleeps")
+
+
+class Visitor(threading.Thread):
+    """Asks for a page over and over; `failed` is what did not come as it should."""
+
+    def __init__(self, node: Node, host: str, pause: float = 0.0) -> None:
+        super().__init__()
+        self.node, self.host, self.pause = node, host, pause
+        self.served, self.failed, self.slowest = 0, [], 0.0
+        self.leaves = threading.Event()
+
+    def run(self) -> None:
+        while not self.leaves.is_set():
+            began = time.monotonic()
+            try:
+                status, _, body = self.node.get(self.host)
+                if status == 200:
+                    self.served += 1
+                else:
+                    self.failed.append((status, body[:200]))
+            except OSError as error:
+                self.failed.append((0, repr(error).encode()))
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.leaves.wait(self.pause and random.uniform(0, 2 * self.pause))
+
+
+@contextmanager
+def visited(*visitors: Visitor) -> Iterator[None]:
+    for visitor in visitors:
+        visitor.start()
+    try:
+        yield
+    finally:
+        for visitor in visitors:
+            visitor.leaves.set()
+        for visitor in visitors:
+            visitor.join()
+
+
+def test_a_site_is_tried_sleeps_and_wakes_for_a_visitor(serving: Node) -> None:
+    wait_until(
+        lambda: serving.sql("SELECT 1 FROM agent_v1.received"), what="the agent has read that there are no sites"
+    )
+    revision = on_demand(serving, "blog", 1, idle_seconds=3)
+    serving.reported("blog", revision)
+    assert leads_to(serving, "blog") == "1.sock", "it was started once, to see that it can be"
+    first = serving.page("blog.localhost")["pid"]
+    wait_until(lambda: sleeps(serving, "blog"), what="the site sleeps")
+    wait_until(lambda: not Path(f"/proc/{first}").exists(), what="its process ends")
+    began = time.monotonic()
+    page = serving.page("blog.localhost", "/form", method="POST", body=b"x" * 300_000)
+    print(f"woken in {time.monotonic() - began:.2f} s")
+    assert page["request"]["REQUEST_METHOD"] == "POST"
+    assert page["request"]["CONTENT_LENGTH"] == "300000"
+    assert page["pid"] != first
+    assert leads_to(serving, "blog") == "1.sock"
+    status, _, _ = serving.get("blog.localhost")
+    assert status == 200
+    assert not serving.sql("SELECT 1 FROM agent_v1.received WHERE report->'drift' <> '[]'")
+
+
+def test_whoever_comes_while_a_site_falls_asleep_or_wakes_is_answered(serving: Node) -> None:
+    """Sites that sleep after no time at all, and visitors who come at any moment."""
+    slugs = ["one", "two", "three"]
+    for number, slug in enumerate(slugs, start=1):
+        serving.reported(slug, on_demand(serving, slug, number))
+    for slug in slugs:  # shorter than anybody may say
+        link = place(serving, slug) / "idle"
+        link.unlink()
+        link.symlink_to("0")
+    serving.stop("agent")
+    visitors = [Visitor(serving, f"{slug}.localhost", pause=0.9) for slug in slugs for _ in range(2)]
+    with visited(*visitors):
+        time.sleep(14)
+    slept = serving.output("standby").count(": sleeps")
+    print(f"{slept} times asleep, {sum(v.served for v in visitors)} visits, {max(v.slowest for v in visitors):.2f} s")
+    assert [visitor.failed for visitor in visitors] == [[]] * len(visitors)
+    assert slept >= 3
+
+
+def test_a_sleeping_site_is_changed_without_a_lost_visit(serving: Node) -> None:
+    sleeping(serving, "blog", 1)
+    visitor = Visitor(serving, "blog.localhost", pause=0.1)
+    with visited(visitor):
+        serving.reported("blog", on_demand(serving, "blog", 1, generation=2, idle_seconds=2))
+        serving.reported("blog", on_demand(serving, "blog", 1, generation=2, runtime="always_on"))
+        assert not (place(serving, "blog") / "vassal.2.ini").exists()
+        serving.reported("blog", on_demand(serving, "blog", 1, generation=2))
+        serving.reported("blog", on_demand(serving, "blog", 1, generation=3))
+    assert not visitor.failed
+    wait_until(lambda: sleeps(serving, "blog"))
+    serving.reported("blog", on_demand(serving, "blog", 1, generation=3, runtime="always_on"))
+    assert leads_to(serving, "blog") == "3.sock", "a site that is always on is woken by the agent"
+    serving.reported("blog", on_demand(serving, "blog", 1, present=False), "absent")
+    assert not place(serving, "blog").exists()
+
+
+def test_a_generation_that_fails_leaves_the_sleeping_one_in_place(serving: Node) -> None:
+    sleeping(serving, "blog", 1)
+    serving.release("demo-2", application=f"raise RuntimeError('no such thing')\n{APPLICATION}")
+    revision = on_demand(serving, "blog", 1, generation=2, release_changes={"name": "demo-2"})
+    report = serving.reported("blog", revision, "failed")
+    assert "no such thing" in report["log"]
+    assert serving.page("blog.localhost")["version"] == "demo-1"
+
+
+def test_a_site_that_cannot_be_woken_says_why_and_its_visitors_when_to_come_back(serving: Node) -> None:
+    sleeping(serving, "blog", 1)
+    sleeping(serving, "fine", 2)
+    document = place(serving, "blog") / "site.1.json"
+    text = document.read_text()
+    document.write_text(text.replace('"app:application"', '"gone:application"'))
+    status, headers, body = serving.get("blog.localhost")
+    assert (status, b"One moment" in body) == (503, True)
+    assert int(headers["retry-after"]) >= 2
+    assert headers["cache-control"] == "no-store"
+    report = wait_until(lambda: (r := serving.last_report("blog")) and r["state"] == "failed" and r)
+    assert "generation 1" in report["message"]
+    assert "gone" in report["log"]
+    began = time.monotonic()
+    assert serving.get("blog.localhost")[0] == 503
+    assert time.monotonic() - began < 0.5, "not started again at once"
+    assert serving.page("fine.localhost")["site"] == "fine"
+    document.write_text(text)
+    wait_until(lambda: serving.get("blog.localhost")[0] == 200, what="the site wakes again")
+    wait_until(lambda: (r := serving.last_report("blog")) and r["state"] == "serving", what="it is reported")
+
+
+def test_sites_wake_without_agent_and_database_and_after_standby_was_killed(serving: Node) -> None:
+    sleeping(serving, "blog", 1, idle_seconds=2)
+    serving.stop("agent", signal.SIGKILL)
+    assert serving.page("blog.localhost")["site"] == "blog"
+    wait_until(lambda: sleeps(serving, "blog"))
+    serving.stop("standby", signal.SIGKILL)
+    assert serving.get("blog.localhost")[0] in (502, 503), "nginx alone answers, in words"
+    serving.start_standby()
+    wait_until(lambda: serving.get("blog.localhost")[0] == 200, what="standby is back")
+
+
+def test_a_site_is_woken_while_standby_is_replaced(serving: Node) -> None:
+    sleeping(serving, "blog", 1)
+    visitor = Visitor(serving, "blog.localhost", pause=0.4)
+    with visited(visitor):
+        for _ in range(3):
+            serving.processes["standby"].send_signal(signal.SIGHUP)
+            time.sleep(1.2)
+    assert not visitor.failed
+    assert visitor.served
+
+
+def test_a_site_with_work_to_do_stays_awake(serving: Node) -> None:
+    application = "import django_tenantry.activity\ndjango_tenantry.activity.keep_awake(4)\n" + APPLICATION
+    serving.release("demo-2", application=application)
+    serving.reported("blog", on_demand(serving, "blog", 1, release_changes={"name": "demo-2"}))
+    wait_until(lambda: sleeps(serving, "blog"))
+    serving.page("blog.localhost")
+    began = time.monotonic()
+    wait_until(lambda: sleeps(serving, "blog"))
+    assert time.monotonic() - began > 3
+
+
+@pytest.mark.long
+def test_two_thousand_times_asleep_and_awake(serving: Node) -> None:
+    count = 30
+    for number in range(1, count + 1):
+        on_demand(serving, f"s{number}", number)
+    for number in range(1, count + 1):
+        serving.reported(f"s{number}", number, seconds=120)
+        link = place(serving, f"s{number}") / "idle"
+        link.unlink()
+        link.symlink_to("0")
+    serving.stop("agent")
+    visitors = [Visitor(serving, f"s{number}.localhost", pause=6.0) for number in range(1, count + 1) for _ in range(2)]
+    with visited(*visitors):
+        wait_until(lambda: serving.output("standby").count(": sleeps") >= 2000, seconds=1500)
+    print(f"{sum(v.served for v in visitors)} visits, slowest {max(v.slowest for v in visitors):.2f} s")
+    assert not [failure for visitor in visitors for failure in visitor.failed]
