@@ -226,6 +226,38 @@ def test_in_a_new_epoch_not_even_one_unnamed_site_is_removed() -> None:
     assert "site19" not in again.present()
 
 
+def hostnames(state: DesiredState, slug: str) -> tuple[str, ...]:
+    entry = state.get(Slug(slug))
+    assert entry is not None
+    assert entry.spec is not None
+    return entry.spec.hostnames
+
+
+def test_in_a_new_epoch_no_site_loses_all_hostnames_without_a_change_of_its_own() -> None:
+    state = filled(8)
+    restored = [site("site0", hostnames=[]), *(site(name, 2) for name in names(8)[1:])]
+    state.merge(answer(restored, 3, epoch="two"))
+    assert (state.held.condition, state.held.slugs) == ("RemovalHeld", {"site0"})
+    assert hostnames(state, "site0") == ("site0.localhost",)
+    state.merge(answer(restored, 4, epoch="two"))
+    assert hostnames(state, "site0") == ("site0.localhost",), "the epoch is no longer new"
+    state.merge(answer([site("site0", 5, hostnames=[])], 5, full=False, epoch="two"))
+    assert hostnames(state, "site0") == (), "somebody changed it"
+    assert not state.held.slugs
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_new_epoch_without_any_hostname_is_not_believed_whatever_its_revisions_say(count: int) -> None:
+    state = filled(count)
+    emptied = [site(name, 20, hostnames=[]) for name in names(count)]
+    for revision in (20, 21):
+        state.merge(answer(emptied, revision, epoch="two"))
+        assert (state.held.condition, state.held.slugs) == ("RemovalHeld", set(names(count)))
+        assert all(hostnames(state, name) for name in names(count))
+    state.merge(answer(emptied, 22, epoch="two", confirmed=token(*names(count))))
+    assert not any(hostnames(state, name) for name in names(count))
+
+
 def generation(state: DesiredState, slug: str = "blog") -> tuple[int, int]:
     """The node's number and the platform's."""
     entry = state.get(Slug(slug))

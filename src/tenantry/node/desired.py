@@ -6,7 +6,9 @@ full answer merely leaves out is removed, unless
 - the epoch is new: a restored database may not know sites that are newer than its backup; or
 - it would be everything, or more than 3 and more than 20 % of the node's sites.
 Such removals are *held*, until the sites are back or a person confirms with the token; all else is applied. A site
-that loses all its hostnames without a change of its own counts as left out: emptied tables look like that.
+that loses all its hostnames without a change of its own counts as left out: emptied tables look like that. When a new
+epoch begins without any hostname at all, no revision in it counts as a change of a site's own: they may be given out
+a second time.
 """
 
 import hashlib
@@ -50,7 +52,8 @@ class Held:
             else "by a database of a new epoch (a restored backup, or a replica that was promoted)"
         )
         return (
-            f"{len(self.slugs)} sites would be removed {cause} and stay: {names}. To remove them, confirm {self.token}"
+            f"{len(self.slugs)} sites would be removed {cause} (or lose every hostname) and stay: {names}. To remove "
+            f"them, confirm {self.token}"
         )
 
 
@@ -123,7 +126,7 @@ class DesiredState:
         incoming = {entry.slug: entry for entry in answer.entries}
         if answer.full and not answer.unusable:  # a site that cannot be named must not look removed
             gone = (self.present() | (on_node - self._entries.keys())) - incoming.keys()
-            missing = gone if new_epoch else gone | self._stripped(incoming)
+            missing = gone | self._stripped(incoming, self._doubted(answer, new_epoch))
             self.held = self._hold(missing, len(self.present() | on_node), new_epoch, answer)
             incoming |= {slug: Entry(slug, answer.revision, None, None) for slug in gone}
         else:
@@ -156,7 +159,15 @@ class DesiredState:
             raise Refused("StaleState", "a new epoch needs a full answer")
         return self.epoch is not None and answer.epoch != self.epoch
 
-    def _stripped(self, incoming: dict[Slug, Entry]) -> frozenset[Slug]:
+    def _doubted(self, answer: Answer, new_epoch: bool) -> frozenset[Slug]:
+        """Return the sites that are not taken to have changed, whatever their revisions say."""
+        if _leads_anywhere(answer):
+            return frozenset()
+        if new_epoch:
+            return frozenset(self._entries)
+        return self.held.slugs if self.held.condition == REMOVAL_HELD else frozenset()
+
+    def _stripped(self, incoming: dict[Slug, Entry], doubted: frozenset[Slug]) -> frozenset[Slug]:
         """Return the sites that would lose every hostname though they did not change."""
         return frozenset(
             slug
@@ -166,7 +177,7 @@ class DesiredState:
             and entry.spec is not None
             and before.spec.hostnames
             and not entry.spec.hostnames
-            and entry.revision <= before.revision
+            and (entry.revision <= before.revision or slug in doubted)
         )
 
     def _hold(self, missing: frozenset[Slug], known: int, new_epoch: bool, answer: Answer) -> Held:
