@@ -115,6 +115,62 @@ def test_the_old_primary_that_comes_back_is_not_followed(make_cluster: Callable[
     assert cluster.converge() < 10
 
 
+def promoted_beside(cluster: Cluster, standby: HostedPostgres) -> HostedPostgres:
+    """Promote the standby, which no longer hears the primary, while that lives and takes writes; returns the former."""
+    standby.caught_up_with(cluster.postgres)
+    cluster.network.storm(standby.location, cut=True)
+    standby.promote()
+    cluster.network.storm(standby.location)
+    former = cluster.postgres
+    standby.take_over()
+    cluster.postgres = standby
+    return former
+
+
+def test_a_former_primary_that_is_made_read_only_is_left_at_once(make_cluster: Callable[[int], Cluster]) -> None:
+    cluster, standby = with_standby(make_cluster)
+    former = promoted_beside(cluster, standby)
+    with former.connect() as connection:
+        connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        connection.execute("SELECT pg_reload_conf()")
+    fenced = time.monotonic()
+    control.add_hostname("one", "after.example.test")
+    cluster.converge()
+    print(f"read-only: nodes were on the other server {time.monotonic() - fenced:.1f} s after")
+    assert time.monotonic() - fenced <= 10
+    assert all(machine.serves("after.example.test", "one") for machine in cluster.machines)
+
+
+@pytest.mark.long
+def test_a_former_primary_that_lives_is_left_for_the_one_promoted_after_it(
+    make_cluster: Callable[[int], Cluster],
+) -> None:
+    cluster, standby = with_standby(make_cluster)
+    processes = pids(cluster)
+    with visited(cluster) as counts:
+        promoted_beside(cluster, standby)
+        promoted = time.monotonic()
+        control.add_hostname("one", "after.example.test")
+        wait_until(
+            lambda: all(machine.serves("after.example.test", "one") for machine in cluster.machines),
+            45,
+            what="the change on the promoted server",
+        )
+        print(f"promoted beside a living primary: followed after {time.monotonic() - promoted:.1f} s")
+    for machine in cluster.machines:  # they try the former primary's address first
+        machine.restart_agent()
+    restarted = time.monotonic()
+    control.add_hostname("two", "again.example.test")
+    wait_until(
+        lambda: all(machine.serves("again.example.test", "two") for machine in cluster.machines),
+        30,
+        what="the promoted server after a restart",
+    )
+    print(f"started with the former primary first: on the promoted one after {time.monotonic() - restarted:.1f} s")
+    assert pids(cluster) == processes
+    assert [failure for count in counts for failure in count.failures] == []
+
+
 def test_an_older_backup_is_restored(make_cluster: Callable[[int], Cluster]) -> None:
     cluster = busy_cluster(make_cluster(2))
     control.add_hostname("two", "removed-later.example.test")

@@ -25,6 +25,7 @@ from tenantry.node.listener import Listener
 from tenantry.node.memory import LastKnown
 from tenantry.node.prepare import prepare, remove_leftovers
 from tenantry.node.reconciler import Reconciler
+from tenantry.node.servers import Servers, Timeline, watch_for_promotions
 from tenantry.node.standby.main import run_standby
 from tenantry.node.status import NodeStatus
 from tenantry.node.store import PROGRAM, Line, Store
@@ -69,7 +70,8 @@ async def run_agent(config: Config) -> None:
     instance = f"{agent}{secrets.token_hex(4)}"
     remove_leftovers(config.layout)
     gate = ConnectGate()
-    listening, asking = Line(config.dsn, gate, name=instance), Line(config.dsn, gate, name=instance)
+    servers = Servers(config.dsn)
+    listening, asking = Line(servers, gate, name=instance), Line(servers, gate, name=instance)
     store = Store(asking)
     memory = LastKnown(config.layout.state)
     releases = Releases(config)
@@ -87,12 +89,21 @@ async def run_agent(config: Config) -> None:
     listener = Listener(
         listening, lambda hint: reconciler.hear(hint.epoch, hint.revision), _Observer(store, reconciler)
     )
+
+    async def timeline_of(number: int) -> Timeline:
+        other = Store(Line(servers.only(number), gate, name=instance))
+        try:
+            return await other.timeline()
+        finally:
+            other.close()
+
     stopped = _stop_asked()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(reconciler.run(), name="reconciler"),
             group.create_task(listener.run(), name="listener"),
             group.create_task(watch_for_twins(store, agent, instance, reconciler.same_node_twice), name="twins"),
+            group.create_task(watch_for_promotions(servers, store.timeline, timeline_of), name="servers"),
             group.create_task(trim_for_ever(config.layout), name="logs"),
             group.create_task(ReleaseKeeper(releases, reconciler.releases).run(), name="releases"),
         ]

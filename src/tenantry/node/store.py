@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from tenantry.node.errors import StoreUnavailable
 from tenantry.node.gate import ConnectGate
+from tenantry.node.servers import Servers, Timeline
 
 # A hung server is noticed after the first of these, which a small answer never needs. A server that is merely slow
 # gets longer each time: giving up and asking again would be what keeps it slow.
@@ -34,34 +35,57 @@ _CONNECT: Mapping[str, Any] = {
 
 
 class Line:
-    """One connection to the database, opened when needed, dropped when it does not answer in time."""
+    """One connection to the database, opened when needed, dropped when it does not answer in time.
 
-    def __init__(self, dsn: str, gate: ConnectGate | None = None, *, name: str = PROGRAM) -> None:
-        self._dsn = dsn
+    The lines of one agent share `servers` (or a connection string), and `gate`, which counts every attempt.
+    """
+
+    def __init__(self, servers: Servers | str, gate: ConnectGate | None = None, *, name: str = PROGRAM) -> None:
+        self._servers = Servers(servers) if isinstance(servers, str) else servers
         self._gate = gate or ConnectGate()
         self._name = name
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._server = 0  # which the connection is to
         self._lock = asyncio.Lock()
         self._timeouts = 0
 
     async def connection(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         """Return the open connection; `StoreUnavailable` when there is none to be had."""
         if self._connection is None or self._connection.closed:
-            await self._gate.turn()
-            seconds = min(CONNECT_SECONDS * 2 ** min(self._timeouts, 8), CONNECT_SECONDS_MAX)
-            try:
-                self._connection = await psycopg.AsyncConnection.connect(
-                    self._dsn, application_name=self._name, connect_timeout=seconds, **_CONNECT
-                )
-                self._timeouts = 0
-            except psycopg.Error as error:
-                self._timeouts += isinstance(error, psycopg.errors.ConnectionTimeout)
-                raise StoreUnavailable(f"no connection to PostgreSQL: {_first_line(error)}") from error
+            self._connection = await self._connect()
+            self._timeouts = 0
         return self._connection
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        """Try each address of each server until one lets us in; that server is the one in use from then on."""
+        seconds = min(CONNECT_SECONDS * 2 ** min(self._timeouts, 8), CONNECT_SECONDS_MAX)
+        failures: list[Exception] = []
+        for server in self._servers.in_order():
+            try:
+                for parameters in await self._servers.addresses(server):
+                    await self._gate.turn()
+                    try:
+                        connection = await psycopg.AsyncConnection.connect(
+                            **{**parameters, **_CONNECT}, application_name=self._name, connect_timeout=seconds
+                        )
+                    except psycopg.Error as error:
+                        failures.append(error)
+                    else:
+                        self._server = server
+                        self._servers.use(server)
+                        return connection
+            except OSError as error:  # its name cannot be resolved
+                failures.append(error)
+        self._timeouts += any(isinstance(error, psycopg.errors.ConnectionTimeout) for error in failures)
+        words = "; ".join(dict.fromkeys(map(_first_line, failures)))
+        raise StoreUnavailable(f"no connection to PostgreSQL: {words}") from failures[-1]
 
     async def execute(self, query: str, parameters: tuple[Any, ...] = (), *, seconds: float = ANSWER_SECONDS) -> Any:
         """Return the first column of the first row, None without rows. One call at a time."""
         async with self._lock:
+            if self._connection is not None and self._server != self._servers.current:
+                self.drop()
+                raise StoreUnavailable(f"the agent goes to another server: {self._servers.name(self._servers.current)}")
             connection = await self.connection()
             task = asyncio.create_task(_fetch(connection, query, parameters))
             try:
@@ -112,6 +136,14 @@ class Store:
             WHERE usename = session_user AND datname = current_database() AND starts_with(application_name, %s)
               AND application_name <> %s AND state_change > clock_timestamp() - make_interval(secs => %s)"""
         return int(await self._ask(query, (name, own, ALIVE_SECONDS), ANSWER_SECONDS))
+
+    async def timeline(self) -> Timeline:
+        """Return where the server stands in the history of its database."""
+        query = """
+            SELECT jsonb_build_array(system_identifier::text, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))
+            FROM pg_control_system()"""
+        system, timeline = await self._ask(query, (), ANSWER_SECONDS)
+        return Timeline(str(system), str(timeline))
 
     def close(self) -> None:
         self._line.drop()
