@@ -37,7 +37,7 @@ from tenantry.control.releases.artifacts.packing import pack
 from tenantry.control.releases.building.freeze import digest_of
 from tenantry.interpreters import find_interpreters, reachable_by_others
 from tenantry.node.config import Config, ControlAccess
-from tenantry.node.effects import manifest, releases, relocation, unpacking
+from tenantry.node.effects import manifest, progress, releases, relocation, unpacking
 from tenantry.node.effects.releases import Releases
 from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.spec.names import Slug
@@ -536,6 +536,7 @@ def serving(
     redirect: str = "",
     status: int = 200,
     endless: bool = False,
+    drip: str = "",
 ) -> Iterator[Server]:
     content = built.file.read_bytes()
     breaks = [break_at] if break_at else []
@@ -563,6 +564,18 @@ def serving(
                     while True:
                         self.wfile.write(bytes(1 << 16))
                         made.sent += 1 << 16
+            if drip:
+                length = "" if drip == "body without a length" else f"Content-Length: {len(body)}\r\n"
+                head = f"HTTP/1.1 {code} X\r\n{length}".encode()
+                whole = head + b"\r\n" + body
+                at = len(head) if drip == "head" else len(head) + 2
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    self.wfile.write(whole[:at])
+                    for byte in b"X-A: " * 1000 if drip == "head" else whole[at:]:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.05)
+                return
             offset = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
             if offset:
                 body, code = body[offset:], 206
@@ -688,6 +701,56 @@ def test_a_store_that_never_ends_its_refusal_is_not_listened_to(home: Path, buil
         assert "answered 500" in words
         assert len(words) < 1_000
         assert server.sent < 64 << 20, "what the kernel holds, and no more"
+
+
+@pytest.mark.parametrize(
+    ("drip", "status"), [("body", 200), ("body", 500), ("body without a length", 200), ("head", 200)]
+)
+def test_a_store_that_drips_is_left_and_asked_again(
+    home: Path, built: Built, monkeypatch: pytest.MonkeyPatch, drip: str, status: int
+) -> None:
+    monkeypatch.setattr(progress, "WINDOW_SECONDS", 0.5)
+    began = time.monotonic()
+    with serving(built, drip=drip, status=status) as server:
+        words = refusal(home, built, node=Releases(config_of(home, control=server.access)))
+    assert "brings less than 1024 bytes a second" in words
+    assert time.monotonic() - began < 5
+    with serving(built) as server:
+        asyncio.run(Releases(config_of(home, control=server.access)).ensure(built.spec))
+    assert (home / "releases/demo-1/release.json").is_file()
+
+
+def test_a_store_that_drips_to_another_place_over_tls_is_left(
+    home: Path, built: Built, monkeypatch: pytest.MonkeyPatch, make_tls: Callable[[str], tuple[Any, Path]]
+) -> None:
+    monkeypatch.setattr(progress, "WINDOW_SECONDS", 0.5)
+    tls = make_tls("own")
+    with (
+        serving(built, tls=tls, drip="body") as store,
+        serving(built, tls=tls, redirect=f"{store.access.url}/x.tar.gz") as server,
+    ):
+        words = refusal(home, built, node=Releases(config_of(home, control=server.access)))
+    assert "brings less than 1024 bytes a second" in words
+
+
+@pytest.mark.parametrize("drip", ["body", "head"])
+def test_a_store_that_is_slow_is_waited_for_until_the_agent_ends(
+    home: Path, built: Built, monkeypatch: pytest.MonkeyPatch, drip: str
+) -> None:
+    monkeypatch.setattr(progress, "WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr(progress, "RATE_BYTES", 10 if drip == "body" else 0)
+
+    async def ask() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(node.ensure(built.spec), 1.2)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    with serving(built, drip=drip) as server:
+        node = Releases(config_of(home, control=server.access))
+        began = time.monotonic()
+        asyncio.run(ask())  # it waits for the thread that fetches
+        assert time.monotonic() - began < 3
 
 
 # Whole or not

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tenantry.node.config import Config, ControlAccess
+from tenantry.node.effects.progress import RATE_BYTES, Progress
 from tenantry.node.errors import Transient
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a transfer in which nothing comes for so long is broken
 ERROR_BYTES = 1 << 16  # that are read of an answer that is no artifact: it may be anybody's who has the store
+TOO_SLOW = f"brings less than {RATE_BYTES} bytes a second; it is asked again later"
 RESUMPTIONS = 5  # of one transfer that broke off, each where the one before ended
 
 
@@ -54,7 +56,7 @@ def fetch(artifact: Artifact, config: Config, target: Path, stopping: threading.
             with local.open("rb") as source:
                 receiver.take(iter(lambda: source.read(CHUNK_BYTES), b""))
         elif config.control is not None:
-            _download(artifact, config.control, receiver)
+            _download(artifact, config.control, receiver, stopping)
         elif local is not None:
             raise Transient(f"the artifact store does not have {local}")
         else:
@@ -71,6 +73,7 @@ class _Receiver:
         self._stopping = stopping
         self._hash = hashlib.sha256()
         self.received = 0
+        self.arrived = 0  # also what was thrown away again
 
     def restart(self) -> None:
         self._file.seek(0)
@@ -83,6 +86,7 @@ class _Receiver:
             if self._stopping.is_set():
                 raise Transient("the agent ends during a download")
             self.received += len(chunk)
+            self.arrived += len(chunk)
             if self._artifact.size is not None and self.received > self._artifact.size:
                 raise Transient(f"the artifact is longer than its {self._artifact.size} bytes; nothing was changed")
             self._file.write(chunk)
@@ -99,38 +103,45 @@ class _Receiver:
         self._file.flush()
 
 
-def _download(artifact: Artifact, control: ControlAccess, receiver: _Receiver) -> None:
+def _download(artifact: Artifact, control: ControlAccess, receiver: _Receiver, stopping: threading.Event) -> None:
     """Ask control, follow it to where it sends; go on where a connection broke, as long as each brings something."""
     import httpx
 
     url = f"{control.url.rstrip('/')}/api/v1/agent/artifacts/{artifact.digest}"
+    broken: Exception | None = None
     for _ in range(RESUMPTIONS + 1):
         before = receiver.received
+        progress = Progress(lambda: receiver.arrived, stopping)
         try:
-            with _asked(url, control, before) as response:
+            with progress, _asked(url, control, before, progress) as response:
                 if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                     receiver.restart()
                 receiver.take(response.iter_raw())  # as it comes: what waits for a full chunk is lost with it
-            return
+            broken = None
         except (httpx.TransportError, ssl.SSLError) as error:
             broken = error
-            if receiver.received == before:
-                break
+        if progress.slow:  # an answer without a length just seems to be complete then
+            raise Transient(f"{url} {TOO_SLOW}") from broken
+        if broken is None:
+            return
+        if receiver.received == before:
+            break
     raise Transient(f"{url} could not be fetched: {broken or type(broken).__name__}") from broken
 
 
 @contextmanager
-def _asked(url: str, control: ControlAccess, offset: int) -> "Iterator[httpx.Response]":
+def _asked(url: str, control: ControlAccess, offset: int, progress: Progress) -> "Iterator[httpx.Response]":
     """The answer with the artifact's bytes from `offset` on. `Transient` with the other's words when it has another."""
     import httpx
 
     # A part of the compressed file is asked for: nothing on the way may compress it again.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
     own = headers | {"Authorization": f"Bearer {control.token}"}
+    watched = {"trace": progress.trace}
     limits = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     with (
         httpx.Client(verify=_trusting(control.ca), timeout=limits, trust_env=False) as client,
-        client.stream("GET", url, headers=own) as response,
+        client.stream("GET", url, headers=own, extensions=watched) as response,
     ):
         if not response.is_redirect:
             _check_answer(response, url)
@@ -141,7 +152,7 @@ def _asked(url: str, control: ControlAccess, offset: int) -> "Iterator[httpx.Res
     # of anybody. The digest says whether what it sends is right.
     with (
         httpx.Client(verify=_trusting(None, also=control.ca), timeout=limits) as client,
-        client.stream("GET", elsewhere, headers=headers) as response,
+        client.stream("GET", elsewhere, headers=headers, extensions=watched) as response,
     ):
         _check_answer(response, elsewhere.partition("?")[0])
         yield response
