@@ -13,11 +13,12 @@ from node_lab import answered_site as site
 from tenantry.node.answer import Entry
 from tenantry.node.desired import Head
 from tenantry.node.drift import DriftLog
-from tenantry.node.errors import NodeError, NotReady, StoreUnavailable
+from tenantry.node.errors import NodeError, NotReady, StoreUnavailable, Transient
 from tenantry.node.integrity import Drift
 from tenantry.node.planner import (
     Action,
     AwaitReady,
+    FetchRelease,
     LetSleep,
     LinkHost,
     ObservedSite,
@@ -88,6 +89,7 @@ class FakeHost:
         self.crashes: set[str] = set()  # looking at these raises what nobody expects
         self.stuck: set[str] = set()  # their applications never answer
         self.refused: set[str] = set()  # their applications end at once
+        self.releaseless: set[str] = set()  # their release is gone, and the store is away
         self.actions: list[Action] = []
         self.broken: dict[Slug | None, list[Drift]] = {}
         self.unrepairable = False
@@ -105,7 +107,7 @@ class FakeHost:
             raise KeyError(slug)
         found = self.sites.get(slug, ObservedSite(slug))
         damaged = frozenset({"data"}) if self.broken.get(slug) and spec else frozenset()
-        return replace(found, damaged=damaged)
+        return replace(found, damaged=damaged, release=slug not in self.releaseless)
 
     async def apply(self, action: Action, spec: SiteSpec | None) -> None:
         self.actions.append(action)
@@ -123,6 +125,8 @@ class FakeHost:
                 now = replace(now, parked=now.parked | {action.generation})
             case LetSleep():
                 now = replace(now, serving=action.generation, asleep=True)
+            case FetchRelease():
+                raise Transient("the store is away")
             case WriteDocument():
                 now = replace(now, documents=now.documents | {action.generation})
             case WriteVassal():
@@ -234,6 +238,24 @@ async def until(condition: Callable[[], Any], seconds: float = 10.0) -> float:
         assert time.monotonic() - began < seconds, "too late"
         await asyncio.sleep(0.002)
     return time.monotonic() - began
+
+
+def test_a_site_whose_release_cannot_be_mended_serves_and_says_what_is_amiss() -> None:
+    async def body() -> None:
+        agent = Agent()
+        async with running(agent):
+            agent.put(site("blog"))
+            await until(lambda: agent.serves("blog", 1))
+            agent.host.releaseless = {"blog", "fresh"}
+            revision = agent.put(site("blog", hostnames=["new.localhost"]), site("fresh"))
+            await until(lambda: agent.serves("blog", revision - 1) and agent.database.line("fresh"))
+            assert "the store is away" in agent.database.line("blog")["message"]
+            assert agent.database.line("fresh")["state"] == "starting", "no process of it answers"
+            assert agent.host.sites[Slug("blog")].hostnames == {"new.localhost"}
+            agent.host.releaseless = set()
+            await until(lambda: agent.serves("fresh", revision) and not agent.database.line("blog")["message"])
+
+    asyncio.run(body())
 
 
 def of(release: str) -> dict[str, Any]:

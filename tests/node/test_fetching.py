@@ -76,3 +76,32 @@ def test_a_damaged_release_is_mended_and_visitors_do_not_notice(node: Node, publ
     assert failures == []
     assert node.page("blog.localhost")["pid"] == before, "the process that ran goes on"
     assert [path.name for path in (node.home / "releases").glob(".*.old")] == [".demo-2.1.old"]
+
+
+@pytest.mark.long
+def test_a_site_serves_on_and_says_so_while_its_damaged_release_cannot_be_fetched(
+    node: Node, published: dict[str, Any], tmp_path: Path
+) -> None:
+    document = node.document("blog", 1, "demo-2", release_changes=published)
+    revision = node.put(document)
+    node.reported("blog", revision)
+    pid = node.page("blog.localhost")["pid"]
+    (tmp_path / "artifacts").rename(tmp_path / "away")
+    shutil.move(node.home / "releases/demo-2/static", tmp_path / "static")
+    node.stop("agent")  # it verifies 10 s after its start
+    node.start_agent()
+    told = wait_until(lambda: (node.last_report("blog") or {})["message"], MEND_SECONDS, "what is amiss")
+    assert "the release is damaged (static is missing" in told
+    assert "artifact store does not have" in told
+    report = node.last_report("blog")
+    assert report is not None
+    assert (report["state"], report["revision"], report["generation"]) == ("serving", revision, 1)
+    # Also with no file of the release left, it is the process that answers.
+    shutil.move(node.home / "releases/demo-2", tmp_path / "demo-2")
+    other = node.put(document | {"hostnames": ["blog.localhost", "second.localhost"]})
+    node.reported("blog", other, "serving")
+    assert node.page("second.localhost")["pid"] == pid
+    (tmp_path / "away").rename(tmp_path / "artifacts")
+    wait_until(lambda: (node.last_report("blog") or {})["message"] == "", MEND_SECONDS, "that it is whole")
+    assert (node.home / "releases/demo-2/static/style.css").exists()
+    assert node.page("blog.localhost")["pid"] == pid

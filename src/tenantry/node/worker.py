@@ -121,21 +121,26 @@ class Worker:
         entry = self._desired.get(slug)
         if entry is None:
             return True
+        done = False
         try:
-            await self._converge(slug)
+            done = await self._try(slug)
         except NotReady as error:
             self._status.site(entry, SiteState.FAILED, str(error), error.log)
-        except Transient as error:
-            logger.warning("%s: %s", slug, error)
-            self._status.site(entry, SiteState.STARTING, str(error), settled=False)
         except Exception:
             logger.exception("%s: a bug; only this site waits", slug)
             self._status.site(entry, SiteState.FAILED, "the agent met a bug; its log has the traceback", settled=False)
-        else:
-            self.on_report()
-            return True
         self.on_report()
-        return False
+        return done
+
+    async def _try(self, slug: Slug) -> bool:
+        """Return whether the site got there; False is to be tried again."""
+        try:
+            await self._converge(slug)
+        except Transient as error:
+            logger.warning("%s: %s", slug, error)
+            self._say_unfinished(slug, str(error))
+            return False
+        return True
 
     async def _converge(self, slug: Slug) -> None:
         for _ in range(ROUNDS):
@@ -233,6 +238,22 @@ class Worker:
             raise NotConverged(f"{slug} does not read back as desired")
         self._untried.discard(slug)
         self.on_settled(slug)
+
+    def _say_unfinished(self, slug: Slug, message: str) -> None:
+        """Something could not be done yet. Visitors may have all that is desired nonetheless: look, and say so."""
+        entry = self._desired.get(slug)
+        if entry is None:
+            return
+        if (
+            entry.spec is not None
+            and not entry.problem
+            and is_serving(entry.spec, self._host.observe(slug, entry.spec))
+        ):
+            self._status.site(
+                entry, SiteState.SERVING, f"serves as desired, and something is still to be done: {message}"
+            )
+        else:
+            self._status.site(entry, SiteState.STARTING, message, settled=False)
 
     def _forget(self, entry: Entry) -> None:
         self._status.site(entry, SiteState.ABSENT)

@@ -73,7 +73,7 @@ class Releases:
         self._clock = clock
         self._looks: dict[ReleaseName, _Look] = {}
         self._markers: dict[ReleaseName, tuple[tuple[int, ...], str]] = {}
-        self._damaged: set[ReleaseName] = set()
+        self._damaged: dict[ReleaseName, str] = {}  # in words
         self._held: dict[ReleaseName, _Held] = {}
         self._running: dict[ReleaseName, asyncio.Task[None]] = {}
         self._fetched: dict[ReleaseName, int] = {}
@@ -143,9 +143,9 @@ class Releases:
         if self._fetched.get(name) != before:
             return None  # replaced meanwhile, and read back then
         if words is None:
-            self._damaged.discard(name)
+            self._damaged.pop(name, None)
         else:
-            self._damaged.add(name)
+            self._damaged[name] = words
         self._looks.pop(name, None)
         return words
 
@@ -183,8 +183,14 @@ class Releases:
             self._held.pop(name, None)
 
     async def _obtain(self, release: ReleaseSpec) -> None:
-        await _in_thread(self._fetch, release)
-        self._damaged.discard(release.name)
+        try:
+            await _in_thread(self._fetch, release)
+        except (Transient, NotReady) as error:
+            damage = self._damaged.get(release.name)
+            if damage is None:
+                raise
+            raise type(error)(f"the release is damaged ({damage}) and cannot be replaced: {error}") from error
+        self._damaged.pop(release.name, None)
         self._fetched[release.name] = self._fetched.get(release.name, 0) + 1
 
     def _fetch(self, release: ReleaseSpec, stopping: threading.Event) -> None:
