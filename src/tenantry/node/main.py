@@ -104,6 +104,7 @@ async def run_agent(config: Config) -> None:
             group.create_task(listener.run(), name="listener"),
             group.create_task(watch_for_twins(store, agent, instance, reconciler.same_node_twice), name="twins"),
             group.create_task(watch_for_promotions(servers, store.timeline, timeline_of), name="servers"),
+            group.create_task(host.flusher.run(), name="flusher"),
             group.create_task(trim_for_ever(config.layout), name="logs"),
             group.create_task(ReleaseKeeper(releases, reconciler.releases).run(), name="releases"),
         ]
@@ -112,6 +113,7 @@ async def run_agent(config: Config) -> None:
         for task in tasks:
             task.cancel()
     reconciler.finish()
+    host.flusher.flush()
     listening.drop()
     asking.drop()
     logger.info("the agent stopped")

@@ -93,8 +93,8 @@ class LastKnown:
             remove(path)
 
     def save_drifts(self, drifts: Iterable[Mapping[str, Any]]) -> None:
-        """Remember what was reported as differing."""
-        write_file(self._drift, json.dumps(list(drifts)).encode(), mode=0o600)
+        """Remember what was reported as differing. Durable when it returns."""
+        write_file(self._drift, json.dumps(list(drifts)).encode(), mode=0o600, durable=True)
 
     def _load_drifts(self) -> tuple[Mapping[str, Any], ...]:
         try:

@@ -48,7 +48,7 @@ class Reporter:
             self._drift.give_back()
             return True
         if drifts:
-            self._remember_drifts()
+            await self._remember_drifts()
         try:
             await self._source.report(report | {"drift": drifts} if drifts else report)
         except StoreUnavailable as error:
@@ -59,12 +59,12 @@ class Reporter:
         if self._drift.arrived():
             self._signal.set()
         if drifts:
-            self._remember_drifts()
+            await self._remember_drifts()
         return True
 
-    def _remember_drifts(self) -> None:
+    async def _remember_drifts(self) -> None:
         """Before and after: what the database holds open must be known to whoever repairs it, also after a restart."""
         try:
-            self._memory.save_drifts(self._drift.to_remember(time.time()))
+            await asyncio.to_thread(self._memory.save_drifts, self._drift.to_remember(time.time()))
         except OSError as error:
             logger.warning("open drifts cannot be remembered: %s", error)

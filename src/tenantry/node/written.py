@@ -9,14 +9,16 @@ import json
 from pathlib import Path
 
 from tenantry.node.effects.files import remove, write_file
+from tenantry.node.effects.flushing import Flusher
 from tenantry.spec.names import Slug
 
 
 class Written:
     """The hashes, by site and name of file. Lost or damaged, it knows nothing, which costs a rewrite at most."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, flusher: Flusher) -> None:
         self._directory = directory
+        self._flusher = flusher
         self._hashes: dict[Slug, dict[str, str]] = {}
 
     def remember(self, slug: Slug, name: str, content: bytes) -> None:
@@ -46,6 +48,7 @@ class Written:
             self._save(slug, left)
         else:
             remove(self._directory / f"{slug}.json")
+            self._flusher.note(self._directory)
 
     def _read(self, slug: Slug) -> dict[str, str]:
         if slug not in self._hashes:
@@ -58,7 +61,9 @@ class Written:
 
     def _save(self, slug: Slug, hashes: dict[str, str]) -> None:
         self._hashes[slug] = hashes
-        write_file(self._directory / f"{slug}.json", json.dumps(hashes, sort_keys=True).encode(), mode=0o600)
+        path = self._directory / f"{slug}.json"
+        if write_file(path, json.dumps(hashes, sort_keys=True).encode(), mode=0o600):
+            self._flusher.note(path)
 
 
 def _digest(content: bytes) -> str:

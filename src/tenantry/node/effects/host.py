@@ -20,6 +20,7 @@ from tenantry.node.effects.files import (
     sync,
     write_file,
 )
+from tenantry.node.effects.flushing import Flusher
 from tenantry.node.effects.node_integrity import NodeIntegrity
 from tenantry.node.effects.readiness import Readiness
 from tenantry.node.errors import NodeError, NotReady, Transient
@@ -99,7 +100,8 @@ class LocalHost:
         self._readiness = Readiness(config, ready_seconds)
         self._tables = Tables(self._layout)
         self._releases = releases
-        self._written = Written(self._layout.written)
+        self.flusher = Flusher(self._layout.home)
+        self._written = Written(self._layout.written, self.flusher)
         self._sites = SiteIntegrity(
             config, self._tables, self._written, Renderers(self._document_text, self._vassal_text), self._is_present
         )
@@ -209,8 +211,18 @@ class LocalHost:
         except UserIdsExhausted as error:
             raise NotReady(str(error)) from error
         finally:
+            self._flush_later(action)
             if isinstance(action, _CHANGES_SOCKETS):
                 self._tables.forget_sockets()
+
+    def _flush_later(self, action: Action) -> None:
+        """Have on the disk, too, what the action changed; nobody waits for that."""
+        if isinstance(action, LinkHost | UnlinkHost):
+            self.flusher.note(self._layout.hosts)
+        elif isinstance(action, RemoveSite):
+            self.flusher.note(self._layout.sites)
+        elif not isinstance(action, FetchRelease | AwaitReady):  # these wait for the disk themselves
+            self.flusher.note_files(self._layout.site(action.slug))
 
     async def _apply(self, action: Action, spec: SiteSpec | None) -> None:
         directory = self._layout.site(action.slug)

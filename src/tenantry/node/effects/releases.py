@@ -360,7 +360,7 @@ class Releases:
                     since[name] = min(before.get(str(name), now), now)
         document = {str(name): moment for name, moment in since.items()}
         if document != before:
-            write_file(path, json.dumps(document, sort_keys=True).encode(), mode=0o600)
+            write_file(path, json.dumps(document, sort_keys=True).encode(), mode=0o600, durable=True)
         return since
 
     def _was_fetched(self, name: ReleaseName) -> bool:
