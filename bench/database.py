@@ -46,6 +46,8 @@ def control_database(*, sites: int, nodes: int, **settings: str) -> Iterator[Ben
         database = create_control_database(server)
         slugs = _make_sites(sites)
         _make_nodes(server, database, nodes)
+        with server.connect(database.name) as connection:
+            connection.execute("ANALYZE")  # as in a database that has been there for a while
         yield Bench(server, database, slugs)
         drop_control_database(database)
     finally:

@@ -218,8 +218,11 @@ def _children(postmaster: int) -> list[int]:
 def _cpu_seconds(postmaster: int) -> float:
     """The processor time of the server's processes, those that have ended included."""
     ticks = 0
-    for pid in _children(postmaster):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    for pid in reversed(_children(postmaster)):  # the postmaster last: it has the time of those that end meanwhile
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            continue
         ticks += sum(map(int, fields[11 : 15 if pid == postmaster else 13]))
     return ticks / _TICKS
 

@@ -163,6 +163,36 @@ def test_reports_and_heartbeats_are_told(agent: Agent, control_database: Control
     assert beat == head
 
 
+def test_in_a_large_fleet_only_the_report_that_completes_it_is_sure_to_be_told(
+    agent: Agent, control_database: ControlDatabase
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO node (name, role, revision, digest, conditions, last_contact) "
+            "SELECT 'n' || n, 'r' || n, 7, '', '[]', clock_timestamp() FROM generate_series(1, 1000) n"
+        )
+        cursor.execute("UPDATE node SET revision = 6 WHERE name = 'n1'")
+    with psycopg.connect(control_database.dsn(), autocommit=True) as listener:
+        listener.execute("LISTEN tenantry_report")
+        for analyzed in (False, True):
+            if analyzed:
+                listener.execute("ANALYZE node")
+            agent.connection.execute("SELECT setseed(0)")  # the next number is greater than one in a thousand
+            agent.report(revision=7)
+            assert list(listener.notifies(timeout=0.1)) == [], "one lives that has not caught up"
+        listener.execute("UPDATE node SET last_contact = clock_timestamp() - interval '1 minute' WHERE name = 'n1'")
+        listener.execute("UPDATE node SET revision = 6 WHERE name = %s", (NODE_NAME,))
+        agent.report(revision=7)
+        assert [note.payload for note in listener.notifies(timeout=2, stop_after=1)] == [NODE_NAME]
+
+
+def test_what_thousand_nodes_ask_at_once_is_planned_once(control_database: ControlDatabase) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT proconfig FROM pg_proc WHERE oid = 'agent_v1.desired'::regproc")
+        ((settings,),) = cursor.fetchall()
+    assert "plan_cache_mode=force_generic_plan" in settings
+
+
 def test_a_role_without_a_node_is_refused(agent: Agent) -> None:
     Node.objects.all().delete()
     for name, arguments in (("head", []), ("desired", [0]), ("heartbeat", []), ("report", ["{}"])):
