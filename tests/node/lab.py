@@ -35,6 +35,9 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/slow":
         time.sleep(float(environ["QUERY_STRING"] or 1))
+    if path == "/echo":
+        text = environ["REQUEST_METHOD"].encode() + b" " + environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/plain")]); return [text]
     if path == "/broken":
         start_response("500 Broken", []); return [b"broken"]
     body = json.dumps({
@@ -289,7 +292,12 @@ class Node:
 
     def document(self, slug: str, number: int, release: str, **changes: Any) -> dict[str, Any]:
         environment = changes.pop("environment", {})
-        sealed = {"environment": environment, "secret_key": f"key of {slug}", "database_password": "pw-database"}
+        sealed = {
+            "environment": environment,
+            "secret_key": f"key of {slug}",
+            "database_password": "pw-database",
+            "bypass_key": f"bypass of {slug}",
+        }
         document = {
             "slug": slug,
             "number": number,

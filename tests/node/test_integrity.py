@@ -43,6 +43,7 @@ class Kept:
             for number, slug in enumerate((BLOG, SHOP), 1)
         }
         node.release("demo-1")
+        node.start_standby()
         node.start_nginx()
         node.start_emperor()
         self.host.scan()
@@ -558,9 +559,9 @@ def test_visitors_are_the_requests_being_served(kept: Kept) -> None:
     ("mode", "flags", "read", "write"),
     [
         (Mode.LIVE, [], 200, 200),
-        (Mode.READ_ONLY, ["mode.readonly"], 200, 405),
-        (Mode.MAINTENANCE, ["mode.maintenance"], 503, 503),
-        (Mode.PAUSED, ["mode.maintenance"], 503, 503),
+        (Mode.READ_ONLY, ["mode.json", "mode.readonly"], 200, 503),
+        (Mode.MAINTENANCE, ["mode.json", "mode.maintenance"], 503, 503),
+        (Mode.PAUSED, ["mode.json", "mode.maintenance"], 503, 503),
     ],
 )
 def test_a_mode_is_a_flag_and_restarts_nothing(kept: Kept, mode: Mode, flags: list[str], read: int, write: int) -> None:
@@ -571,10 +572,20 @@ def test_a_mode_is_a_flag_and_restarts_nothing(kept: Kept, mode: Mode, flags: li
     assert kept.node.get("blog.localhost")[0] == read
     assert kept.node.get("blog.localhost", method="POST", body=b"x")[0] == write
     assert kept.sites() == []
-    for name in flags:
-        (kept.site() / name).unlink()
-        assert ("file", f"run/sites/blog/{name}") in kept.found()
+    process = kept.home / "run/modes/blog.json"
+    assert process.exists() == (mode is not Mode.LIVE)
+    for path in [*(kept.site() / name for name in flags), *([process] if process.exists() else [])]:
+        place = ("file", str(path.relative_to(kept.home)))
+        for damage in (delete, edit_keeping_the_time if path.suffix == ".json" else delete):
+            damage(path)
+            assert place in kept.found()
+            kept.converge(BLOG)
+            assert kept.sites() == []
+    if mode is Mode.LIVE:
+        process.write_text('{"mode": "maintenance"}')
+        assert ("file", "run/modes/blog.json") in kept.found()
         kept.converge(BLOG)
+        assert not process.exists()
     kept.specs[BLOG] = before
     kept.converge(BLOG)
     assert kept.pid() == pid

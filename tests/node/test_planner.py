@@ -26,6 +26,7 @@ from tenantry.node.planner import (
     RestoreSocket,
     SetFlag,
     SetLink,
+    SetModeFile,
     Switch,
     UnlinkHost,
     WriteDocument,
@@ -69,6 +70,8 @@ class World:
             case SetFlag(name=name, up=up):
                 self.seen = replace(seen, flags=seen.flags | {name} if up else seen.flags - {name})
                 self.mend(f"flag:{name}")
+            case SetModeFile(reader=reader):
+                self.mend(f"mode:{reader}")
             case RemoveForeign(name=name):
                 self.mend(f"foreign:{name}")
             case FetchRelease():
@@ -221,6 +224,7 @@ def damaged_sites(draw: st.DrawFn) -> tuple[SiteSpec, ObservedSite]:
     asleep = on_demand and draw(st.booleans())
     if asleep:  # its process and the ini are standby's
         parts = [part for part in parts if part not in (f"vassal:{n}", f"socket:{n}")]
+    parts += ["mode:standby", "mode:process"]
     damaged = draw(st.frozensets(st.sampled_from(parts)))
     gone = draw(st.frozensets(st.sampled_from(["documents", "vassals", "sockets", "listening"])))
     observed = ObservedSite(
@@ -397,3 +401,26 @@ def test_a_site_that_never_served_is_removed_at_once() -> None:
     one = frozenset({1})
     observed = ObservedSite(SLUG, directory=True, data=True, documents=one, vassals=one, sockets=one, listening=one)
     assert RemoveGeneration(SLUG, 1) in plan_site(None, observed).actions
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "steps"),
+    [
+        (Mode.LIVE, Mode.MAINTENANCE, ["standby True", "maintenance True", "process True"]),
+        (Mode.MAINTENANCE, Mode.LIVE, ["process False", "maintenance False", "standby False"]),
+        (Mode.MAINTENANCE, Mode.PAUSED, ["standby True", "process True"]),
+        (
+            Mode.MAINTENANCE,
+            Mode.READ_ONLY,
+            ["standby True", "readonly True", "maintenance False", "process True"],
+        ),
+    ],
+)
+def test_a_mode_is_explained_before_it_holds_and_until_it_ends(before: Mode, after: Mode, steps: list[str]) -> None:
+    spec = replace(make_spec(), mode=after)
+    world = World(ObservedSite(SLUG))
+    settle(world, replace(spec, mode=before))
+    changed = replace(world.seen, damaged=frozenset({"mode:standby", "mode:process"}))
+    assert not is_serving(spec, changed)
+    actions = plan_site(spec, changed).actions
+    assert [str(action).split(" ", 2)[2] for action in actions] == steps

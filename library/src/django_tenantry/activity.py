@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+from django_tenantry.gate import WSGIApplication
 
 MARK_SECONDS = 0.5  # between marks: the platform looks once a second
 PROBE = "TENANTRY_PROBE"  # the platform asks with it whether the application is loaded; visitors cannot

@@ -1,15 +1,17 @@
 """The module that every process of a site loads: `django_tenantry.wsgi:application`.
 
-It is the project's own WSGI application, named by TENANTRY_WSGI. Keep this module thin: its imports are part of the
-time between creating a site and its first answer.
+It is the project's own WSGI application, named by TENANTRY_WSGI, behind the site's mode (`gate`): that of the document
+at TENANTRY_MODE_FILE while there is one, else TENANTRY_MODE. Keep this module thin: its imports are part of the time
+between creating a site and its first answer.
 """
 
 import importlib
 import os
 from typing import cast
 
-from django_tenantry.activity import WSGIApplication, with_marks
+from django_tenantry.activity import with_marks
 from django_tenantry.errors import ApplicationNotFound
+from django_tenantry.gate import WSGIApplication, with_modes
 from django_tenantry.prefix import enforce_cache_prefix
 
 
@@ -42,4 +44,4 @@ def load_application(name: str) -> WSGIApplication:
 
 
 enforce_cache_prefix()
-application = with_marks(load_application(os.environ.get("TENANTRY_WSGI", "")), os.environ)
+application = with_marks(with_modes(load_application(os.environ.get("TENANTRY_WSGI", "")), os.environ), os.environ)

@@ -45,6 +45,11 @@ class Layout:
         return self.home / "run" / "vassals"
 
     @property
+    def modes(self) -> Path:
+        """What sites' own processes read of their modes."""
+        return self.home / "run" / "modes"
+
+    @property
     def emperor_socket(self) -> Path:
         return self.home / "run" / "emperor.sock"
 
@@ -104,6 +109,13 @@ class Layout:
 
     def document(self, slug: Slug, generation: int) -> Path:
         return self.sites / slug / f"site.{generation:d}.json"
+
+    def mode(self, slug: Slug) -> Path:
+        """What standby reads of a site's mode."""
+        return self.sites / slug / "mode.json"
+
+    def process_mode(self, slug: Slug) -> Path:
+        return self.modes / f"{slug}.json"
 
     def vassal(self, slug: Slug, generation: int) -> Path:
         return self.vassals / f"{slug}.{generation:d}.ini"

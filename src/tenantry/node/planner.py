@@ -2,7 +2,7 @@
 
 What is damaged is told by names: "directory", "data" and "log" (the site's places), "document:2", "parked:2",
 "vassal:2" and "socket:2" (a generation's), "app.sock", "serving", "idle", "static", "media", "host:<fqdn>",
-"flag:<name>", "foreign:<entry>".
+"flag:<name>", "mode:standby" and "mode:process" (the documents of its mode), "foreign:<entry>".
 
 A generation's life: written → ready → serving → draining → gone. Invariants, at every point where a plan may be cut:
 - `app.sock` never points at a generation that has not answered, and is never absent once it was there;
@@ -27,6 +27,7 @@ DRAIN_LIMIT_SECONDS = 30.0  # a request still running after this is cut off
 DRAIN_STEP_SECONDS = 0.1
 GONE_STEP_SECONDS = 0.2
 
+STANDBY, PROCESS = "standby", "process"  # the readers of a mode's documents
 FLAGS = ("maintenance", "readonly")  # the files mode.<flag> in a site's directory, read by nginx at each request
 
 
@@ -93,6 +94,14 @@ class SetFlag(Action):
     """Raise or lower one of the flags by which nginx answers for a site's mode."""
 
     name: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetModeFile(Action):
+    """Write, or remove, the document of the site's mode for one reader: `standby` or the site's own `process`."""
+
+    reader: str
     up: bool
 
 
@@ -234,6 +243,7 @@ def is_serving(spec: SiteSpec, observed: ObservedSite) -> bool:
     """Whether visitors get the desired generation under exactly the desired hostnames, in the desired mode."""
     return (
         observed.flags == mode_flags(spec.mode)
+        and not observed.damaged & {f"mode:{STANDBY}", f"mode:{PROCESS}"}
         and observed.serving == spec.generation
         and (spec.generation in observed.listening or rests(spec, observed))
         and observed.hostnames == frozenset(spec.hostnames)
@@ -290,15 +300,27 @@ def _prepare(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
     damaged = observed.damaged
     if not (observed.directory and observed.data) or damaged & {"directory", "data", "log"}:
         yield PrepareSite(spec.slug)
-    wanted = mode_flags(spec.mode)
-    for flag in FLAGS:
-        if (flag in wanted) != (flag in observed.flags) or f"flag:{flag}" in damaged:
-            yield SetFlag(spec.slug, flag, flag in wanted)
+    yield from _set_mode(spec, observed)
     for name in sorted(damaged):
         if name.startswith("foreign:"):
             yield RemoveForeign(spec.slug, name.removeprefix("foreign:"))
     if observed.media != media_target(spec) or "media" in damaged:
         yield SetLink(spec.slug, "media", media_target(spec))
+
+
+def _set_mode(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    """At no moment is a site open that may not be, nor refused to those who may: from within when it opens.
+
+    What standby reads is there before nginx asks it, and until nginx does not any more. Flags rise before others fall.
+    """
+    wanted, live = mode_flags(spec.mode), spec.mode is Mode.LIVE
+    files = [SetModeFile(spec.slug, reader, not live) for reader in (STANDBY, PROCESS)]
+    standby, process = ([file] if f"mode:{file.reader}" in observed.damaged else [] for file in files)
+    yield from process if live else standby
+    for flag in sorted(FLAGS, key=lambda flag: flag not in wanted):
+        if (flag in wanted) != (flag in observed.flags) or f"flag:{flag}" in observed.damaged:
+            yield SetFlag(spec.slug, flag, flag in wanted)
+    yield from standby if live else process
 
 
 def _route_if_served(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:

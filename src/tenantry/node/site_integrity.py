@@ -15,18 +15,19 @@ from tenantry.node.config import Config
 from tenantry.node.effects.files import is_directory, is_stale
 from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
 from tenantry.node.layout import WAKE_TARGET, Layout, parse_vassal, socket_name
-from tenantry.node.planner import FLAGS, idle_target, media_target, mode_flags, static_target
+from tenantry.node.planner import FLAGS, PROCESS, STANDBY, idle_target, media_target, mode_flags, static_target
 from tenantry.node.probes import Tables, serving_generation
 from tenantry.node.vassal import ACTIVITY, SOCKET_MODE
 from tenantry.node.written import Written
 from tenantry.spec.errors import UserIdsExhausted
 from tenantry.spec.names import Slug
-from tenantry.spec.sites import ReleaseSpec, Runtime, SiteSpec
+from tenantry.spec.sites import Mode, ReleaseSpec, Runtime, SiteSpec
 
 LEFTOVER_SECONDS = 60.0  # after a switch in which an older generation's files are still being taken away
 DOCUMENT_MODE = 0o600
 VASSAL_MODE = 0o644
 FLAG_MODE = 0o644
+PROCESS_MODE_MODE = 0o644
 LOG_MODE = 0o640
 
 Damage = dict[str, Drift]
@@ -35,10 +36,14 @@ Renderer = Callable[[SiteSpec, int], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Renderers:
-    """What a document and an ini must hold; None when it cannot be told (secrets that cannot be opened)."""
+    """What a document and an ini must hold, and the document of a mode for one of its readers.
+
+    None when it cannot be told (secrets that cannot be opened).
+    """
 
     document: Renderer
     vassal: Renderer
+    mode: Callable[[SiteSpec, str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,10 @@ class SiteIntegrity:
         if found or serving != spec.generation or left or not (asleep or self._tables.vassals.of(slug)):
             self.forget(slug)
         elif all(settled(signature, now) for _, signature in before if signature is not None):
-            shells = tuple((place.path, sign_shell(place.path)) for place in self._places(spec)[1:])
+            watched = [place.path for place in self._places(spec)[1:]]
+            if spec.mode is Mode.LIVE:
+                watched.append(str(self._layout.process_mode(slug)))  # which must not be there
+            shells = tuple((path, sign_shell(path)) for path in watched)
             signed = tuple((path, signature) for path, signature in before if signature is not None)
             socket = dict(before)[str(self._layout.socket(slug, serving))]
             self._known[slug] = _Known(spec, None if asleep or socket is None else socket[0], signed, shells)
@@ -146,6 +154,7 @@ class SiteIntegrity:
             layout.document(slug, generation),
             *self._inis(spec),
             *(layout.site(slug) / f"mode.{flag}" for flag in sorted(mode_flags(spec.mode))),
+            *([] if spec.mode is Mode.LIVE else [layout.mode(slug), layout.process_mode(slug)]),
         ]
         return [(str(path), sign(str(path))) for path in paths]
 
@@ -178,6 +187,7 @@ class SiteIntegrity:
             return
         yield from self._links(spec, serving, asleep)
         yield from self._flags(spec)
+        yield from self._mode_files(spec)
         yield from self._entries(spec, serving)
         checked = spec.generation if self._is_made(spec, serving) else serving
         if checked is not None:
@@ -248,6 +258,27 @@ class SiteIntegrity:
                     yield f"flag:{flag}", drift
             elif os.path.lexists(path):
                 yield f"flag:{flag}", self._drift(spec, "file", path, f"is here, though the mode is {spec.mode}")
+
+    def _mode_files(self, spec: SiteSpec) -> Iterator[tuple[str, Drift]]:
+        for reader, path, mode in mode_files(self._layout, spec.slug):
+            name = f"mode:{reader}"
+            if spec.mode is Mode.LIVE:
+                if os.path.lexists(path):
+                    yield name, self._drift(spec, "file", path, "is here, though the mode is live")
+                continue
+            place = Place(name, str(path), stat.S_IFREG, mode, os.geteuid(), os.getegid())
+            drift = compare(place, self._layout.home, spec.slug)
+            if drift is None and self._is_other(path, self._renderers.mode(spec, reader)):
+                drift = self._drift(spec, "file", path, "does not say what the mode is")
+            if drift is not None:
+                yield name, drift
+
+    @staticmethod
+    def _is_other(path: Path, expected: bytes | None) -> bool:
+        try:
+            return expected is not None and path.read_bytes() != expected
+        except OSError:
+            return True
 
     def _entries(self, spec: SiteSpec, serving: int | None) -> Iterator[tuple[str, Drift]]:
         """What is in the directory, or in run/vassals for the site, beside what belongs there."""
@@ -336,6 +367,15 @@ class SiteIntegrity:
         return Drift(spec.slug, kind, os.path.relpath(path, self._layout.home), detail)
 
 
+def mode_files(layout: Layout, slug: Slug) -> list[tuple[str, Path, int]]:
+    """Return the documents of a site's mode: reader, path, file mode. What the process reads is no secret, the other
+    holds the key of those who are let through."""
+    return [
+        (STANDBY, layout.mode(slug), DOCUMENT_MODE),
+        (PROCESS, layout.process_mode(slug), PROCESS_MODE_MODE),
+    ]
+
+
 def parse_entry(name: str) -> int | None:
     """Return the generation an entry `site.<n>.json`, `vassal.<n>.ini` or `<n>.sock` belongs to."""
     for prefix, suffix in (("site.", ".json"), ("vassal.", ".ini"), ("", ".sock")):
@@ -353,7 +393,7 @@ def _generation_in(name: str) -> int | None:
 
 def _is_own(name: str) -> bool:
     links = ("app.sock", "serving", "idle", "static", "media")
-    return name in links or name == ACTIVITY or name in {f"mode.{flag}" for flag in FLAGS}
+    return name in links or name in (ACTIVITY, "mode.json") or name in {f"mode.{flag}" for flag in FLAGS}
 
 
 def _age(path: Path) -> float:

@@ -1,10 +1,13 @@
 """PURE: what this node says of itself. A report holds the node's line and the sites that changed since the last one."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from tenantry.node.answer import Entry
+from tenantry.node.render.modes import standby_mode_document
+from tenantry.spec.modes import NO_OPTIONS
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteState
 
@@ -127,5 +130,7 @@ class NodeStatus:
         if state is SiteState.SERVING and entry.spec is not None:
             spec = entry.spec
             text = f"{spec.slug} {entry.generation} {spec.release.digest} {spec.mode} {' '.join(spec.hostnames)}"
+            if spec.mode_options != NO_OPTIONS:  # else the digest is that of agents which know no options
+                text += f" {json.dumps(standby_mode_document(spec, None), sort_keys=True)}"
             self._lines[entry.slug] = int.from_bytes(hashlib.sha256(text.encode()).digest())
             self._digest ^= self._lines[entry.slug]

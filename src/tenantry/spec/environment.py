@@ -106,13 +106,17 @@ class RedisServer:
 
 @dataclass(frozen=True, slots=True)
 class SitePlaces:
-    """The absolute directories of a site. `media`, `home` and `tmp` are the site's to write, nothing else is."""
+    """The absolute directories of a site. `media`, `home` and `tmp` are the site's to write, nothing else is.
+
+    `mode_file`: where the site's processes find its mode while it is not live; None outside a node.
+    """
 
     venv: str
     static: str
     media: str
     home: str
     tmp: str
+    mode_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,8 @@ def _process(identity: SiteIdentity, places: SitePlaces) -> dict[str, str]:
 
 
 def _django(identity: SiteIdentity, places: SitePlaces) -> dict[str, str]:
-    return {
+    mode_file = {} if places.mode_file is None else {"TENANTRY_MODE_FILE": places.mode_file}
+    return mode_file | {
         # The node's nginx lets through only routed hostnames and nobody else reaches the socket.
         "ALLOWED_HOSTS": "*",
         "DEBUG": "False",

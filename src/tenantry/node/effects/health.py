@@ -41,6 +41,8 @@ def encode_request(request: HealthRequest) -> bytes:
         "REQUEST_SCHEME": "http",
         "REMOTE_ADDR": "127.0.0.1",
         "CONTENT_LENGTH": "",
+        # In whatever mode the site is: a new generation must be found ready.
+        "TENANTRY_LET_THROUGH": "1",
         "HTTP_HOST": request.hostname if request.port == 80 else f"{request.hostname}:{request.port}",
         "HTTP_USER_AGENT": "tenantry-agent",
         "HTTP_X_FORWARDED_PROTO": "http",

@@ -27,6 +27,7 @@ from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
 from tenantry.node.layout import WAKE_TARGET, is_slug, socket_name
 from tenantry.node.planner import (
+    PROCESS,
     Action,
     AwaitReady,
     FetchRelease,
@@ -42,6 +43,7 @@ from tenantry.node.planner import (
     RestoreSocket,
     SetFlag,
     SetLink,
+    SetModeFile,
     Switch,
     UnlinkHost,
     WriteDocument,
@@ -49,6 +51,7 @@ from tenantry.node.planner import (
 )
 from tenantry.node.probes import Tables, entries, observe_site
 from tenantry.node.render.document import Secrets, encode, same_start, site_document
+from tenantry.node.render.modes import process_mode_document, standby_mode_document
 from tenantry.node.render.uwsgi import render_vassal
 from tenantry.node.site_integrity import (
     DOCUMENT_MODE,
@@ -57,6 +60,7 @@ from tenantry.node.site_integrity import (
     VASSAL_MODE,
     Renderers,
     SiteIntegrity,
+    mode_files,
     site_places,
 )
 from tenantry.node.vassal import SOCKET_MODE
@@ -103,7 +107,11 @@ class LocalHost:
         self.flusher = Flusher(self._layout.home)
         self._written = Written(self._layout.written, self.flusher)
         self._sites = SiteIntegrity(
-            config, self._tables, self._written, Renderers(self._document_text, self._vassal_text), self._is_present
+            config,
+            self._tables,
+            self._written,
+            Renderers(self._document_text, self._vassal_text, self._mode_text),
+            self._is_present,
         )
         self._node = NodeIntegrity(config, self._tables)
         self._observed: dict[Slug, ObservedSite] = {}
@@ -233,6 +241,8 @@ class LocalHost:
                 write_file(directory / f"mode.{name}", b"", mode=FLAG_MODE)
             case SetFlag(name=name):
                 remove(directory / f"mode.{name}")
+            case SetModeFile(reader=reader, up=up):
+                self._set_mode_file(_needed(spec), reader, up=up)
             case RemoveForeign(name=name):
                 remove(directory / name)
             case FetchRelease():
@@ -270,6 +280,7 @@ class LocalHost:
             case RemoveSite():
                 remove(directory)
                 remove(self._layout.wake_failures / action.slug)
+                remove(self._layout.process_mode(action.slug))
                 self._written.drop(action.slug)
                 self._sites.served.pop(action.slug, None)
             case _:
@@ -311,6 +322,24 @@ class LocalHost:
             spec.slug, generation, processes=spec.processes, threads=spec.threads, backlog=self._backlog
         )
         return text.encode()
+
+    def _mode_text(self, spec: SiteSpec, reader: str) -> bytes | None:
+        """Return what the document of the site's mode must hold, None when its secrets cannot be opened."""
+        if reader == PROCESS:
+            return encode(process_mode_document(spec))
+        try:
+            return encode(standby_mode_document(spec, open_secrets(spec, self._sealer).bypass_key))
+        except NotReady:
+            return None
+
+    def _set_mode_file(self, spec: SiteSpec, reader: str, *, up: bool) -> None:
+        path, mode = next((path, mode) for name, path, mode in mode_files(self._layout, spec.slug) if name == reader)
+        if not up:
+            remove(path)
+            return
+        # A site whose secrets cannot be opened is closed all the same, to everybody.
+        content = self._mode_text(spec, reader) or encode(standby_mode_document(spec, None))
+        write_file(path, content, mode=mode)
 
     def _write_document(self, spec: SiteSpec, generation: int) -> None:
         path = self._layout.document(spec.slug, generation)
@@ -432,8 +461,15 @@ class LocalHost:
 def build_document(spec: SiteSpec, sealer: Sealer, config: Config, nginx_gid: int | None) -> dict[str, object]:
     """Return site.<generation>.json of `spec`; `NotReady` when its secrets cannot be opened."""
     try:
-        secrets = Secrets.from_document(sealer.unseal(spec.sealed))
-        return site_document(spec, secrets, config, nginx_gid)
+        return site_document(spec, open_secrets(spec, sealer), config, nginx_gid)
+    except InvalidDocument as error:
+        raise NotReady(str(error)) from error
+
+
+def open_secrets(spec: SiteSpec, sealer: Sealer) -> Secrets:
+    """Return the site's secrets; `NotReady` when they cannot be opened."""
+    try:
+        return Secrets.from_document(sealer.unseal(spec.sealed))
     except (SealError, InvalidDocument) as error:
         raise NotReady(str(error)) from error
 

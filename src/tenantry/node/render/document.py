@@ -37,6 +37,7 @@ class Secrets:
     secret_key: str = field(repr=False)
     database_password: str = field(repr=False)
     cache_password: str | None = field(repr=False)
+    bypass_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Secrets":
@@ -50,7 +51,13 @@ class Secrets:
         for key in ("secret_key", "database_password"):
             if not isinstance(document.get(key), str):
                 raise InvalidDocument(f"the sealed document lacks the text {key}")
-        return cls(environment, document["secret_key"], document["database_password"], document.get("cache_password"))
+        return cls(
+            environment,
+            document["secret_key"],
+            document["database_password"],
+            document.get("cache_password"),
+            document.get("bypass_key"),
+        )
 
 
 def site_document(spec: SiteSpec, secrets: Secrets, config: Config, nginx_gid: int | None) -> dict[str, Any]:
@@ -81,11 +88,15 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
 
 def same_start(one: bytes, other: bytes) -> bool:
-    """Whether two encoded documents start the same process; hostnames may have changed since, without a restart."""
+    """Whether two encoded documents start the same process; hostnames may have changed since, without a restart.
+
+    Nor does it matter whether the process was told where its mode stands: nginx knows it in any case.
+    """
     try:
         documents = [json.loads(text) for text in (one, other)]
         for document in documents:
-            document["environment"].pop("TENANTRY_HOSTNAMES", None)
+            for name in ("TENANTRY_HOSTNAMES", "TENANTRY_MODE_FILE"):
+                document["environment"].pop(name, None)
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     return bool(documents[0] == documents[1])
@@ -106,6 +117,7 @@ def _environment(spec: SiteSpec, secrets: Secrets, config: Config) -> dict[str, 
             media=f"{data}/media",
             home=f"{data}/home",
             tmp=f"{data}/tmp",  # noqa: S108
+            mode_file=str(config.layout.process_mode(spec.slug)),
         ),
         DatabaseAccess(
             config.database_host,

@@ -4,6 +4,8 @@ nginx serves the file's own revision, a hash of it, so that the file in use can 
 
 What it holds varies only with the home's checked path, an IP address, ports and a group's name. A request goes:
 whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket.
+A site in a mode is answered by standby in its place, which may send a request on to the site; its static files are
+served in every mode, since its own page may use them.
 """
 
 import hashlib
@@ -82,6 +84,19 @@ _PARAMETERS = {
     "HTTP_X_FORWARDED_PROTO": "$scheme",
     "HTTP_X_REAL_IP": "$remote_addr",
     "TENANTRY_ROUTE": "$site",  # by which standby knows whom to wake
+    # Whom standby lets through: the application knows its mode too.
+    "TENANTRY_LET_THROUGH": "$let_through if_not_empty",
+}
+
+# What standby needs to know of a request, beside the visitor's headers. In its place it is all that nginx says.
+_STANDBY_PARAMETERS = {
+    "TENANTRY_DUTY": "mode",
+    "TENANTRY_SITE": "$site",
+    "REQUEST_METHOD": "$request_method",
+    "REQUEST_URI": "$request_uri",
+    "QUERY_STRING": "$query_string",
+    "REQUEST_SCHEME": "$scheme",
+    "REMOTE_ADDR": "$remote_addr",
 }
 
 
@@ -223,17 +238,19 @@ def _server(layout: Layout) -> str:
     if ($h = "") {{ return 444; }}
     if ($dir = "") {{ return 404; }}
     set $rp $realpath_root;
-    if (-f $rp/mode.maintenance) {{ return 503; }}
-    set $ro $unsafe;
-    if (-f $rp/mode.readonly) {{ set $ro "r$unsafe"; }}
-    if ($ro = rw) {{ return 405; }}
+    # "rw": standby is asked first.
+    set $gate "";
+    set $let_through "";
+    if (-f $rp/mode.readonly) {{ set $gate "r$unsafe"; }}
+    if (-f $rp/mode.maintenance) {{ set $gate rw; }}
     set $red $https;
     if (-f $rp/mode.https) {{ set $red "r$https"; }}
     if ($red = r) {{ return 308 https://$h$request_uri; }}
+    # One that was let through may meet a site that is away.
+    recursive_error_pages on;
     error_page 404 @unknown;
-    error_page 405 @readonly;
     error_page 502 504 @away;
-    error_page 503 @maintenance;
+    error_page 503 = @standby;
 {_pages()}
     # `root` here is the site's directory; below its two links nothing may lead elsewhere.
     location ^~ /static/ {{
@@ -247,17 +264,36 @@ def _server(layout: Layout) -> str:
       gzip_types text/css application/javascript application/json image/svg+xml;
     }}
     location ^~ /media/ {{
+      if ($gate = rw) {{ return 503; }}
       root $rp;
       disable_symlinks on from=$rp/media;
       try_files $uri @application;
       error_page 403 405 = @application;
+      error_page 503 = @standby;
       # What visitors uploaded must not run as the site: no scripts, no forms, no frames, no other origin's content.
       add_header X-Content-Type-Options nosniff always;
       add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
 style-src 'unsafe-inline'" always;
     }}
-    location @application {{ uwsgi_pass unix:$rp/app.sock; }}
-    location / {{ uwsgi_pass unix:$rp/app.sock; }}"""
+    location @application {{ if ($gate = rw) {{ return 503; }} uwsgi_pass unix:$rp/app.sock; }}
+    location / {{ if ($gate = rw) {{ return 503; }} uwsgi_pass unix:$rp/app.sock; }}
+{_standby(layout)}"""
+
+
+def _standby(layout: Layout) -> str:
+    """The place where standby answers, or says that the site may. Named places keep a request's method and body."""
+    parameters = "\n".join(f"      uwsgi_param {name} {value};" for name, value in _STANDBY_PARAMETERS.items())
+    return f"""\
+    location @standby {{
+      uwsgi_pass unix:{layout.standby_socket};
+{parameters}
+      uwsgi_pass_request_body off;
+      uwsgi_read_timeout 5s;
+      # Standby is the platform's own: of it alone X-Accel-Redirect is obeyed.
+      uwsgi_ignore_headers X-Accel-Charset;
+      error_page 502 504 = @closed;
+    }}
+    location @let_through {{ set $let_through 1; uwsgi_pass unix:$rp/app.sock; }}"""
 
 
 def _pages() -> str:
@@ -277,13 +313,12 @@ def _pages() -> str:
             page(
                 "away", 503, "One moment, please", "This site is not answering right now. Try again.", retry.format(5)
             ),
-            page("maintenance", 503, "Down for maintenance", "This site will be back soon.", retry.format(120)),
             page(
-                "readonly",
-                405,
-                "Read-only",
-                "This site accepts no changes for the moment.",
-                retry.format(120) + ' add_header Allow "GET, HEAD, OPTIONS" always;',
+                "closed",
+                503,
+                "Not available right now",
+                "This site is being worked on. Try again in a moment.",
+                retry.format(120),
             ),
         ]
     )

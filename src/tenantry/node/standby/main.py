@@ -16,6 +16,7 @@ from typing import Protocol
 
 from tenantry.node.config import Config
 from tenantry.node.standby.listener import BACKLOG_MAX, hand_on, inherited_sockets, open_listener
+from tenantry.node.standby.modes import Modes
 from tenantry.node.standby.protocol import Answer, Request, read_request, write_answer
 from tenantry.node.standby.sleeping import Sleeper
 from tenantry.node.standby.visitors import Visitors
@@ -79,7 +80,7 @@ async def run_standby(config: Config) -> None:
 
 def parts_of(config: Config) -> dict[str, Part]:
     """Return the parts by their duty."""
-    return {STATUS_DUTY: _Status()}
+    return {STATUS_DUTY: _Status(), "mode": Modes(config.layout)}
 
 
 Service = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
