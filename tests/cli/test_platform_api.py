@@ -5,6 +5,7 @@ Jobs and the node do not run here: `World` reports in their place, through the s
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -620,6 +621,57 @@ def test_a_mode_is_waited_for_and_an_unreachable_node_is_a_note(cli: Any, platfo
         Node.objects.filter(name="far").delete()
     assert cli("site", "mode", "moody", "off").code == 2
     assert "(the latest)" in cli("site", "show", "moody").out
+
+
+def test_what_goes_with_a_mode_is_typed_and_shown(cli: Any, platform: World, tmp_path: Path) -> None:
+    create_served(cli, platform, "shut")
+    page = tmp_path / "page.html"
+    page.write_text("<h1>Soon</h1>")
+    words = ("--message", "Back soon", "--retry-after", "30", "--until", "+1", "--page", str(page), "--allow", "::1")
+    wrong = cli("site", "mode", "shut", "maintenance", *words)
+    assert (wrong.code, "until: «+1» is no time" in wrong.err) == (2, True)
+    until = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0).isoformat()
+    given = [until if word == "+1" else word for word in words]
+    assert cli("site", "mode", "shut", "maintenance", *given).code == 0
+    shown = cli("site", "show", "shut").out
+    for text in ("maintenance", "Back soon", "30 s", "::1/128", "its own", until[:16]):
+        assert text in shown
+    assert cli("site", "show", "shut", "--json").document()["mode_options"]["page"] is True
+    page.write_bytes(b"x" * 131_073)
+    for more, says in (
+        (("--page", str(page)), "page: "),
+        (("--page", str(tmp_path / "none")), "cannot be read"),
+        (("--allow", "everybody"), "no network such as"),
+        (("--project", "demo"), "project: give --all"),
+    ):
+        refused = cli("site", "mode", "shut", "paused", *more)
+        assert (refused.code, says in refused.err) == (2, True), refused.err
+    assert cli("site", "mode", "maintenance").code == 2
+    assert cli("site", "mode", "shut", "live").code == 0
+    assert "Back soon" not in cli("site", "show", "shut").out
+
+
+def test_many_sites_are_switched_at_once(cli: Any, platform: World) -> None:
+    create_served(cli, platform, "many-a")
+    create_served(cli, platform, "many-b")
+    assert cli("site", "mode", "--all", "paused").code == 2, "every site: that is asked"
+    done = cli("site", "mode", "--all", "--project", "demo", "maintenance", "--message", "All of it")
+    assert done.code == 0, done.err
+    assert "sites are maintenance now, 0 were already." in done.out
+    assert cli("site", "show", "many-b", "--json").document()["mode_options"]["message"] == "All of it"
+    told = cli("site", "mode", "--all", "--yes", "maintenance", "--message", "All of it", "--json").document()
+    assert (told["changed"], told["failed"]) == ([], [])
+    assert {"many-a", "many-b"} <= set(told["unchanged"])
+    assert cli("site", "mode", "--all", "--project", "demo", "live").code == 0
+
+
+def test_a_link_lets_a_person_in(cli: Any, platform: World) -> None:
+    create_served(cli, platform, "guarded")
+    done = cli("site", "bypass", "guarded", "--hours", "2")
+    assert done.code == 0, done.err
+    assert re.fullmatch(r"http://guarded\.localhost(:\d+)?/\.tenantry/bypass\?token=[0-9]+\.[0-9a-f]{64}\n", done.out)
+    assert "Cookie: tenantry_bypass=" in done.err
+    assert cli("site", "bypass", "guarded", "--hours", "0").code == 2
 
 
 def test_joining_needs_an_address(cli: Any, platform: World) -> None:

@@ -34,7 +34,8 @@ PROMISED = """
 up down status doctor whoami
 project add|project list|project show|project remove
 release build|release list|release show|release log|release activate
-site create|site list|site show|site update|site delete|site restart|site mode|site logs|site manage|site shell
+site create|site list|site show|site update|site delete|site restart
+site mode|site bypass|site logs|site manage|site shell
 hostname add|hostname remove|hostname list
 node list|node show|node token|node join|node drain|node remove|node check|node confirm|node drift
 event list|event follow|event compact|event new-epoch

@@ -305,3 +305,35 @@ def test_a_site_is_behind_until_its_node_serves_the_latest_revision(
     seeds.serving(control_database, "blog")
     states.append(state())
     assert states == ["waiting", "serving", "behind", "serving"]
+
+
+def test_a_mode_is_set_with_its_message_and_end_and_keeps_what_the_form_does_not_show(client: Client) -> None:
+    from tenantry.control.sites import services
+
+    seeds.site("blog", seeds.project())
+    details = services.ModeDetails(page="<h1>own</h1>", networks=["192.0.2.0/24"], retry_after_seconds=9)
+    services.set_mode(seeds.ADMIN, "blog", "paused", details)
+    typed = {"mode": "maintenance", "message": f"{CRAFTED}\r\nsoon", "until": "2099-01-01 12:00"}
+    for wrong in ("2099-01-01 12:00", "2020-01-01 12:00", "soon"):
+        refused = client.post("/sites/blog/mode", {**typed, "until": wrong})
+        assert refused.status_code == 422
+        assert 'id="until-error"' in refused.text
+        assert "<script>alert" not in refused.text
+        assert f'value="{wrong}"' in refused.text
+    assert Site.objects.get(slug="blog").mode == "paused"
+    response = client.post("/sites/blog/mode", {**typed, "until": ""})
+    assert response.headers["Location"] == "/sites/blog?done=mode"
+    site = Site.objects.get(slug="blog")
+    assert (site.mode, site.mode_options) == (
+        "maintenance",
+        {
+            "message": f"{CRAFTED}\nsoon", "page": "<h1>own</h1>", "networks": ["192.0.2.0/24"],
+            "retry_after_seconds": 9,
+        },
+    )  # fmt: skip
+    shown = client.get("/sites/blog").text
+    assert "mode-notice" in shown
+    assert "<script>alert" not in shown
+    assert client.post("/sites/blog/mode", {"mode": "haunted"}).status_code == 422
+    assert client.post("/sites/blog/mode", {"mode": "live", "message": "left in the form"}).status_code == 302
+    assert Site.objects.get(slug="blog").mode_options == {}

@@ -200,3 +200,28 @@ def test_ended_sessions_go_when_the_worker_starts_and_with_the_daily_job(
     Session.objects.create(session_key="after", session_data="", expire_date=timezone.now())
     tasks.purge.configure(task_kwargs={"timestamp": 0}).defer()
     assert purged(), (home / "worker-0.log").read_text()
+
+
+def test_a_mode_ends_within_seconds_of_its_time(start_worker: Start, release: None, home: Path) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from tenantry.control.access.actors import JOBS
+    from tenantry.control.sites import services
+
+    mark = home / "releases/demo-1"
+    mark.mkdir(parents=True)
+    (mark / "release.json").write_text("{}")
+    site = create("blog")
+    start_worker()
+    wait_for(site, "ready", home)
+    until = datetime.now(UTC) + timedelta(seconds=1.5)
+    services.set_mode(JOBS, "blog", "maintenance", services.ModeDetails(until=until))
+    site.refresh_from_db()
+    assert site.mode == "maintenance"
+    while site.mode != "live":
+        assert datetime.now(UTC) < until + timedelta(seconds=5), (home / "worker-0.log").read_text()
+        time.sleep(0.02)
+        site.refresh_from_db()
+    late = (datetime.now(UTC) - until).total_seconds()
+    print(f"live {late:.2f} s after its time")
+    assert late >= 0

@@ -50,6 +50,14 @@ class SiteOnNode(TypedDict):
     reported_at: NotRequired[str | None]
 
 
+class ModeOptions(TypedDict):
+    message: str
+    retry_after_seconds: int | None
+    until: str | None
+    networks: list[str]
+    page: bool
+
+
 class Site(TypedDict):
     slug: str
     number: int
@@ -59,6 +67,7 @@ class Site(TypedDict):
     status: str
     error: str | None
     mode: str
+    mode_options: NotRequired[ModeOptions]
     runtime: str
     generation: int
     revision: int

@@ -1,11 +1,10 @@
 """`tenantry site`: the tenants."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from tenantry.cli import names, site_process
+from tenantry.cli import names, site_modes, site_process
 from tenantry.cli.client import PAGE_SIZE, path
 from tenantry.cli.command import Session, command, noun, parse_environment
 from tenantry.cli.documents import Convergence, Document, Site, SiteOnNode
@@ -25,15 +24,7 @@ from tenantry.cli.waiting import (
 app = noun("site", "The tenants: create, watch, change, remove.")
 
 
-class Mode(StrEnum):
-    """What visitors of a site get."""
-
-    LIVE = "live"
-    READ_ONLY = "read_only"
-    MAINTENANCE = "maintenance"
-    PAUSED = "paused"
-
-
+OPTIONAL = ("error", "moving to", *site_modes.OPTIONAL)  # not shown when there is nothing
 DUMP_SECONDS = 3600  # the job dumps the database before it drops it
 
 Environment = Annotated[
@@ -133,7 +124,7 @@ def show_(session: Session, slug: SlugArgument) -> None:
         ("project", site["project"]),
         ("release", site["release"]),
         ("moving to", site.get("pending_release")),
-        ("mode", site["mode"]),
+        *site_modes.pairs_of(site),
         ("runtime", f"{site['runtime']}, {site['processes']} × {site['threads']} (processes × threads)"),
         ("environment", sorted(site["environment_names"])),
         ("generation", site["generation"]),
@@ -144,7 +135,7 @@ def show_(session: Session, slug: SlugArgument) -> None:
     )
 
     def show() -> None:
-        session.output.card([(name, value) for name, value in pairs if value or name not in ("error", "moving to")])
+        session.output.card([(name, value) for name, value in pairs if value or name not in OPTIONAL])
         for node in site["nodes"]:
             session.output.tail(f"log of {node['node']}", node["log"])
 
@@ -192,28 +183,6 @@ def restart(session: Session, slug: SlugArgument, wait: Wait = False, timeout: T
     if wait:
         _wait(session, site, timeout, known_error=site["error"])
     _conclude(session, site, wait, f"{name} is restarted after {took(elapsed())}.", "is being restarted")
-
-
-@command(app, "mode", example="tenantry site mode blog maintenance --wait")
-def mode_(
-    session: Session,
-    slug: SlugArgument,
-    mode: Annotated[
-        Mode, typer.Argument(metavar="MODE", help="live, read_only, maintenance or paused.", show_default=False)
-    ],
-    wait: Wait = False,
-    timeout: Timeout = SITE_SECONDS,
-) -> None:
-    """Choose what visitors of a site get. No process is restarted.
-
-    live: everything; read_only: pages, but no forms; maintenance and paused: a page that says so, with status 503.
-    """
-    name = names.site(slug)
-    elapsed = stopwatch()
-    site: Site = session.client.put(path("sites", name, "mode"), {"mode": mode.value})
-    if wait:
-        _wait(session, site, timeout, known_error=site["error"])
-    _conclude(session, site, wait, f"{name} is {mode.value} after {took(elapsed())}.", "changes its mode")
 
 
 @command(app, "delete", example="tenantry site delete blog --confirm blog")
@@ -267,6 +236,7 @@ def logs(
         session.output.log_entry(line)
 
 
+site_modes.add_to(app)
 site_process.add_to(app)
 
 

@@ -143,6 +143,16 @@ class SiteOnNode(Schema):
     reported_at: datetime | None
 
 
+class ModeOptions(Schema):
+    """What goes with a site's mode."""
+
+    message: str = Field(description="What visitors are told.")
+    retry_after_seconds: int | None = Field(description="What Retry-After says; null: until `until`, else 120.")
+    until: datetime | None = Field(description="When the site is live again by itself.")
+    networks: list[str] = Field(description="Visitors from these get the site as if it were live.")
+    page: bool = Field(description="Whether it has a page of its own.")
+
+
 class Site(Schema):
     slug: str
     number: int = Field(description="Never used again, unlike the slug.")
@@ -152,6 +162,7 @@ class Site(Schema):
     status: str = Field(description="provisioning, ready, failed or deleting")
     error: str = Field(description="Of the last act that failed; empty when none did.")
     mode: str
+    mode_options: ModeOptions
     runtime: str
     generation: int
     revision: int = Field(description="Of its latest change; also its ETag.")
@@ -163,10 +174,6 @@ class Site(Schema):
     created_at: datetime
     updated_at: datetime
     nodes: list[SiteOnNode]
-
-
-class ModeInput(Input):
-    mode: str = Field(description="live, read_only, maintenance or paused")
 
 
 class Unreachable(Schema):

@@ -82,13 +82,6 @@ def restart_site(request: HttpRequest, slug: Name, body: schemas.Nothing = NOTHI
     return _site(slug)
 
 
-@router.put("/sites/{slug}/mode", response={200: schemas.Site, **PROBLEMS}, tags=["sites"])
-def set_mode(request: HttpRequest, slug: Name, body: schemas.ModeInput) -> schemas.Site:
-    """Choose what visitors of a site get. No process is restarted."""
-    services.set_mode(actor(request), slug, body.mode)
-    return _site(slug)
-
-
 @router.get(
     "/sites/{slug}/convergence",
     response={200: schemas.Convergence, **PROBLEMS},

@@ -6,7 +6,7 @@ from typing import Any
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
-from tenantry.control.api import access, artifacts, changes, joining, nodes, projects, sites
+from tenantry.control.api import access, artifacts, changes, joining, modes, nodes, projects, sites
 from tenantry.control.api.parsing import StrictParser
 from tenantry.control.api.problems import CONTENT_TYPE, install_exception_handlers
 
@@ -49,6 +49,7 @@ for router in (
     access.router,
     projects.router,
     sites.router,
+    modes.router,
     joining.router,
     nodes.router,
     changes.router,

@@ -35,6 +35,7 @@ class ChangeType(StrEnum):
     RELEASE_ACTIVATED = "release.activated"
     RELEASE_PUBLISHED = "release.published"
     SITE_MODE = "site.mode"
+    SITE_BYPASS = "site.bypass"
     NODE_TOKEN = "node.token"  # noqa: S105 - the name of an event
     NODE_JOINED = "node.joined"
     NODE_DRAINING = "node.draining"

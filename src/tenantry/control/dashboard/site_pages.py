@@ -15,6 +15,7 @@ from tenantry.control.changelog.queries import head
 from tenantry.control.dashboard import queries
 from tenantry.control.dashboard.access import signed_in
 from tenantry.control.dashboard.logs import Tail, read_tail
+from tenantry.control.dashboard.modes import mode_form
 from tenantry.control.dashboard.positions import live_query
 from tenantry.control.errors import Conflict, ControlError, InvalidInput, NotFound
 from tenantry.control.logs import site_log as site_log_path
@@ -31,6 +32,7 @@ NOTICES = {
     "restarted": "Restarting: a new generation starts beside the old one, which serves until the new one is ready.",
     "added": "Hostname added.",
     "removed": "Hostname removed.",
+    "mode": "The mode is set; nodes follow at once.",
 }
 Errors = dict[str, str]
 
@@ -39,14 +41,14 @@ Errors = dict[str, str]
 @require_safe
 def site(request: HttpRequest, slug: str) -> HttpResponse:
     """The page of a site."""
-    return _site_page(request, _found(slug))
+    return site_page(request, find(slug))
 
 
 @signed_in
 @require_safe
 def site_log(request: HttpRequest, slug: str) -> HttpResponse:
     """The last lines of the site's log; 204 while they are those that the page has `seen`."""
-    found = _found(slug)
+    found = find(slug)
     log = log_of(found.slug)
     if request.GET.get("seen") == log.mark:
         return HttpResponse(status=204)
@@ -62,9 +64,9 @@ def new_site(request: HttpRequest) -> HttpResponseBase:
     if request.method == "POST":
         hostnames = [typed["hostname"]] if typed["hostname"] else []
         asked = services.SiteRequest(slug=typed["slug"], project=typed["project"], hostnames=hostnames)
-        errors = _try(lambda actor: services.create_site(actor, asked), actor_of(request.user), "")
+        errors = try_act(lambda actor: services.create_site(actor, asked), actor_of(request.user), "")
         if not errors:
-            return redirect(_site_address(typed["slug"], "created"))
+            return redirect(site_address(typed["slug"], "created"))
     else:
         typed["project"] = request.GET.get("project", "")
     context = {
@@ -82,8 +84,8 @@ def new_site(request: HttpRequest) -> HttpResponseBase:
 def add_hostname(request: HttpRequest, slug: str) -> HttpResponseBase:
     """Add a hostname. htmx gets the form again, and with it the list."""
     typed = str(request.POST.get("hostname", "")).strip()
-    errors = _try(lambda actor: services.add_hostname(actor, slug, typed), actor_of(request.user), "name")
-    found = _found(slug)
+    errors = try_act(lambda actor: services.add_hostname(actor, slug, typed), actor_of(request.user), "name")
+    found = find(slug)
     typed_again = typed if errors else ""
     form = {"hostname_typed": typed_again, "hostname_error": " ".join(errors.values())}
     if "HX-Request" in request.headers:
@@ -91,8 +93,8 @@ def add_hostname(request: HttpRequest, slug: str) -> HttpResponseBase:
         name = "dashboard/parts/hostname_answer.html"
         return render(request, name, context, status=422 if errors else 200)
     if errors:
-        return _site_page(request, found, form, status=422)
-    return redirect(_site_address(slug, "added"))
+        return site_page(request, found, form, status=422)
+    return redirect(site_address(slug, "added"))
 
 
 @signed_in
@@ -106,23 +108,23 @@ def remove_hostname(request: HttpRequest, slug: str, name: str) -> HttpResponseB
         pass
     except ControlError as error:
         errors = {"name": error.message}
-    found = _found(slug)
+    found = find(slug)
     told = {"removal_error": " ".join(errors.values())}
     status = 409 if errors else 200
     if "HX-Request" in request.headers:
         context = {"site": found, "hostnames": found.hostnames, **told}
         return render(request, "dashboard/parts/hostnames.html", context, status=status)
-    return _site_page(request, found, told, status) if errors else redirect(_site_address(slug, "removed"))
+    return site_page(request, found, told, status) if errors else redirect(site_address(slug, "removed"))
 
 
 @signed_in
 @require_POST
 def restart(request: HttpRequest, slug: str) -> HttpResponseBase:
     """Restart a site's processes."""
-    errors = _try(lambda actor: services.restart_site(actor, slug), actor_of(request.user), "")
+    errors = try_act(lambda actor: services.restart_site(actor, slug), actor_of(request.user), "")
     if errors:
-        return _site_page(request, _found(slug), {"failure": " ".join(errors.values())}, status=409)
-    return redirect(_site_address(slug, "restarted"))
+        return site_page(request, find(slug), {"failure": " ".join(errors.values())}, status=409)
+    return redirect(site_address(slug, "restarted"))
 
 
 @signed_in
@@ -131,13 +133,13 @@ def delete_site(request: HttpRequest, slug: str) -> HttpResponseBase:
     """Delete a site; the slug must be typed again."""
     typed = str(request.POST.get("confirm", "")).strip()
     dump = request.POST.get("dump") == "1"
-    errors = _try(
+    errors = try_act(
         lambda actor: services.delete_site(actor, slug, confirm=typed, dump=dump), actor_of(request.user), "confirm"
     )
     if not errors:
-        return redirect(_site_address(slug))
+        return redirect(site_address(slug))
     told = f"Type «{slug}» to delete it. Nothing was deleted." if typed != slug else " ".join(errors.values())
-    return _site_page(request, _found(slug), {"delete_error": told}, status=422)
+    return site_page(request, find(slug), {"delete_error": told}, status=422)
 
 
 def log_of(slug: str) -> Tail:
@@ -155,11 +157,15 @@ def site_context(found: SiteView) -> dict[str, Any]:
     }
 
 
-def _site_page(request: HttpRequest, found: SiteView, told: Errors | None = None, status: int = 200) -> HttpResponse:
+def site_page(
+    request: HttpRequest, found: SiteView, told: dict[str, Any] | None = None, status: int = 200
+) -> HttpResponse:
+    """Return the page of a site; `told` adds to what it shows."""
     _, revision = head()
     context = {
         "section": "sites",
         **site_context(found),
+        **mode_form(found),
         "log": log_of(found.slug),
         "live": live_query(revision, page="site", slug=found.slug),
         "notice": NOTICES.get(request.GET.get("done", "")) if request.method == "GET" else None,
@@ -168,7 +174,7 @@ def _site_page(request: HttpRequest, found: SiteView, told: Errors | None = None
     return render(request, "dashboard/site.html", context, status=status)
 
 
-def _found(slug: str) -> SiteView:
+def find(slug: str) -> SiteView:
     """Return the site; raises Http404 for one that is not there or cannot be."""
     try:
         return find_site(parse_slug(slug))
@@ -176,7 +182,7 @@ def _found(slug: str) -> SiteView:
         raise Http404(str(error)) from error
 
 
-def _try(act: Callable[[Actor], object], actor: Actor, field: str) -> Errors:
+def try_act(act: Callable[[Actor], object], actor: Actor, field: str) -> Errors:
     """Run a service. Return what it refused, by field; a refusal of the whole goes to `field`. NotFound is a 404."""
     try:
         act(actor)
@@ -205,5 +211,6 @@ def _beside(errors: Errors, shown: set[str]) -> list[str]:
     return [message for field, message in errors.items() if field not in shown]
 
 
-def _site_address(slug: str, done: str = "") -> str:
+def site_address(slug: str, done: str = "") -> str:
+    """Return the address of a site's page, which says what was `done`."""
     return reverse("dashboard:site", args=[slug]) + (f"?{urlencode({'done': done})}" if done else "")

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, path
 
-from tenantry.control.dashboard import access, assets, live, node_pages, overview, project_pages, site_pages
+from tenantry.control.dashboard import access, assets, live, mode_pages, node_pages, overview, project_pages, site_pages
 
 app_name = "dashboard"
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -15,6 +15,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("sites/<str:slug>/hostnames", site_pages.add_hostname, name="add_hostname"),
     path("sites/<str:slug>/hostnames/<str:name>/remove", site_pages.remove_hostname, name="remove_hostname"),
     path("sites/<str:slug>/restart", site_pages.restart, name="restart"),
+    path("sites/<str:slug>/mode", mode_pages.set_mode, name="set_mode"),
     path("sites/<str:slug>/delete", site_pages.delete_site, name="delete_site"),
     path("nodes", node_pages.nodes, name="nodes"),
     path("nodes/<str:name>", node_pages.node, name="node"),

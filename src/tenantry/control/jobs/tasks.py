@@ -45,6 +45,16 @@ def upgrade_site(context: JobContext, site_number: int, release_name: str) -> No
         sites.upgrade_site(platform(), site_number, release_name)
 
 
+@app.task(name="end_mode", queue=SITES, retry=Retries())
+def end_mode(site_number: int, until: str) -> None:
+    """Make a site live again whose mode was to end at `until` (ISO 8601)."""
+    from datetime import datetime
+
+    from tenantry.control.sites import services
+
+    services.end_mode(site_number, datetime.fromisoformat(until))
+
+
 @app.task(name="build_release", queue=BUILDS, retry=Retries(), pass_context=True)
 def build_release(context: JobContext, release_name: str) -> None:
     """Build a release; see `jobs.releases`."""

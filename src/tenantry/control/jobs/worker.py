@@ -24,7 +24,8 @@ from tenantry.control.jobs.tasks import BUILDS, SITES
 SITE_JOBS_AT_ONCE = 4
 GRACE_SECONDS = 20.0  # for jobs under way when the worker is asked to end; builds stop at once
 GUARD_SECONDS = 0.5  # with the server's own limit, how long a site's script can hold up all others' caches
-POLL_SECONDS = 5.0  # a fallback: notifications start jobs
+# Notifications start jobs; this is for those that wait for a time, such as the end of a mode, which people see.
+POLL_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 

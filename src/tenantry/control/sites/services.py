@@ -1,4 +1,4 @@
-"""Acts of people on sites and hostnames. What jobs report of them is in `sites.outcomes`.
+"""Acts of people on sites and hostnames. Their modes are in `sites.modes`, what jobs report in `sites.outcomes`.
 
 Every act locks the site's row first and appends its change last.
 """
@@ -13,11 +13,22 @@ from tenantry.control.access.actors import Actor, require_admin
 from tenantry.control.changelog.models import Change
 from tenantry.control.changelog.services import ChangeType, act, append
 from tenantry.control.deferral import defer
-from tenantry.control.errors import Conflict, InvalidInput, NotFound, RevisionMismatch
+from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.fleet import secrets as node_secrets
 from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import environment_of, sealer
+from tenantry.control.sites.locking import lock_name as _lock
+from tenantry.control.sites.locking import locked_site as _locked_site
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
+from tenantry.control.sites.modes import (
+    ModeDetails,
+    ModesOutcome,
+    end_mode,
+    make_bypass,
+    new_bypass_key,
+    set_mode,
+    set_modes,
+)
 from tenantry.control.sites.outcomes import (
     fail_site_upgrade,
     finish_site_removal,
@@ -28,24 +39,28 @@ from tenantry.control.sites.outcomes import (
 from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, first_repeated, parse_environment, parse_number
 from tenantry.spec.names import Fqdn, parse_hostname, parse_slug
-from tenantry.spec.sites import Mode
 from tenantry.spec.users import site_uid
 
 __all__ = [
+    "ModeDetails",
+    "ModesOutcome",
     "SiteChange",
     "SiteRequest",
     "add_hostname",
     "create_site",
     "delete_site",
+    "end_mode",
     "fail_site_upgrade",
     "finish_site_removal",
     "finish_site_upgrade",
+    "make_bypass",
     "mark_site_failed",
     "mark_site_provisioned",
     "record_command",
     "remove_hostname",
     "restart_site",
     "set_mode",
+    "set_modes",
     "update_site",
 ]
 
@@ -176,26 +191,6 @@ def restart_site(actor: Actor, slug: str) -> Site:
             project=site.project.name,
             metadata={"generation": site.generation},
         )
-    return site
-
-
-def set_mode(actor: Actor, slug: str, mode: str) -> Site:
-    """Change how the site answers its visitors: no new generation. The mode it has already is no change.
-
-    Raises `NotFound`, `InvalidInput`, `Conflict`.
-    """
-    require_admin(actor)
-    if mode not in set(Mode):
-        raise InvalidInput.of("mode", f"A site's mode is {', '.join(Mode)}, not «{mode[:60]}».")
-    with act():
-        site = _locked_site(slug)
-        if site.mode != mode:
-            metadata = {"mode": mode, "before": site.mode}
-            site.mode = mode
-            site.save(update_fields=["mode"])
-            site.revision = append(
-                ChangeType.SITE_MODE, actor=actor.name, site=slug, project=site.project.name, metadata=metadata
-            )
     return site
 
 
@@ -349,6 +344,7 @@ def _seal_new(environment: Mapping[str, str]) -> str:
             "secret_key": secrets.token_urlsafe(SECRET_BYTES),
             "database_password": secrets.token_urlsafe(PASSWORD_BYTES),
             "cache_password": secrets.token_urlsafe(PASSWORD_BYTES),
+            "bypass_key": new_bypass_key(),
         }
     )
 
@@ -358,24 +354,3 @@ def _replace_environment(site: Site, environment: Mapping[str, str]) -> None:
     effective = {**environment_of(site.project.sealed_environment), **environment}
     site.sealed = box.seal({**box.unseal(site.sealed), "environment": effective})
     site.environment_names = sorted(effective)
-
-
-def _locked_site(slug: str, expected_revision: int | None = None, *, deleting: bool = False) -> Site:
-    """Lock the site's row. One that is being deleted is a `Conflict`, unless `deleting` says that this is meant."""
-    site = Site.objects.select_for_update(of=("self",)).select_related("project", "release").filter(slug=slug).first()
-    if site is None:
-        raise NotFound(f"There is no site «{slug}».")
-    if expected_revision is not None and site.revision != expected_revision:
-        raise RevisionMismatch(f"The site «{slug}» is at revision {site.revision} now; read it again.")
-    if site.status == SiteStatus.DELETING and not deleting:
-        raise Conflict(f"The site «{slug}» is being deleted.")
-    if site.status == SiteStatus.READY and site.error:
-        # A failed upgrade was of an earlier act; the one that begins here has its own outcome.
-        Site.objects.filter(pk=site.pk).update(error="")
-        site.error = ""
-    return site
-
-
-def _lock(site: Site) -> str:
-    """Jobs of one site run one after another."""
-    return f"site-{site.number}"
