@@ -323,6 +323,9 @@ def test_waiting_ends(cli: Any, platform: World) -> None:
         (("site", "create", "fresh", "-p", "demo", "--env", "PATH=/x"), 2, "environment"),
         (("site", "create", "fresh", "-p", "demo", "--release", "demo-99"), 2, "release: "),
         (("site", "create", "fresh", "-p", "demo", "--processes", "9999"), 2, "processes: "),
+        (("site", "create", "fresh", "-p", "demo", "--processes", "3", "--processes-max", "2"), 2, "processes_max: "),
+        (("site", "update", "taken", "--memory-mb", "-1"), 2, "--memory-mb"),
+        (("site", "runtime", "taken", "pooled"), 2, "runtime: "),
         (("hostname", "add", "taken", "taken.localhost"), 2, "name: "),
         (("site", "show", "nothing"), 1, "nothing"),
         (("site", "restart", "nothing"), 1, "nothing"),
@@ -363,6 +366,14 @@ def test_list_show_update_restart(cli: Any, platform: World) -> None:
     assert (changed["processes"], changed["generation"]) == (2, 2)
     restarted = cli("site", "restart", "blog", "--json").document()
     assert restarted["generation"] == 3
+    limits = ("--memory-mb", "512", "--request-seconds", "30", "--processes-max", "4", "--disk-mb", "2048")
+    limited = cli("site", "update", "blog", *limits, "--idle-seconds", "600", "--json").document()
+    assert limited["limits"] == {
+        "idle_seconds": 600, "request_seconds": 30, "processes_max": 4, "memory_mb": 512, "disk_mb": 2048,
+    }  # fmt: skip
+    card = cli("site", "show", "blog").out
+    assert "requests 30 s, up to 4 processes, memory 512 MB, disk 2048 MB, sleeps after 600 s" in " ".join(card.split())
+    assert cli("site", "runtime", "blog", "on_demand", "--json").document()["runtime"] == "on_demand"
     row = next(line for line in cli("site", "list").out.splitlines() if line.startswith("blog "))
     assert row.split()[1] == "starting"
 

@@ -20,6 +20,7 @@ WAITING = {
     "tenantry release build",
     "tenantry release activate",
     "tenantry site mode",
+    "tenantry site runtime",
     "tenantry node drain",
     "tenantry node check",
     "tenantry node confirm",
@@ -35,7 +36,7 @@ up down status doctor whoami
 project add|project list|project show|project remove
 release build|release list|release show|release log|release activate
 site create|site list|site show|site update|site delete|site restart
-site mode|site bypass|site logs|site manage|site shell
+site mode|site runtime|site bypass|site logs|site manage|site shell
 hostname add|hostname remove|hostname list
 node list|node show|node token|node join|node drain|node remove|node check|node confirm|node drift
 event list|event follow|event compact|event new-epoch

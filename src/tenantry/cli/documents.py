@@ -73,6 +73,7 @@ class Site(TypedDict):
     revision: int
     processes: int
     threads: int
+    limits: dict[str, int]
     hostnames: list[str]
     url: str | None
     environment_names: list[str]

@@ -1,5 +1,6 @@
 """`tenantry site`: the tenants."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,6 +10,15 @@ from tenantry.cli.client import PAGE_SIZE, path
 from tenantry.cli.command import Session, command, noun, parse_environment
 from tenantry.cli.documents import Convergence, Document, Site, SiteOnNode
 from tenantry.cli.errors import UsageProblem
+from tenantry.cli.limits import (
+    DiskMb,
+    IdleSeconds,
+    MemoryMb,
+    ProcessesMax,
+    RequestSeconds,
+    given_limits,
+    show_limits,
+)
 from tenantry.cli.names import SlugArgument
 from tenantry.cli.output import ago, took
 from tenantry.cli.waiting import (
@@ -25,6 +35,16 @@ app = noun("site", "The tenants: create, watch, change, remove.")
 
 
 OPTIONAL = ("error", "moving to", *site_modes.OPTIONAL)  # not shown when there is nothing
+
+
+class Runtime(StrEnum):
+    """When a site has processes."""
+
+    ALWAYS_ON = "always_on"
+    ON_DEMAND = "on_demand"
+    POOLED = "pooled"
+
+
 DUMP_SECONDS = 3600  # the job dumps the database before it drops it
 
 Environment = Annotated[
@@ -60,6 +80,11 @@ def create(
     release: ReleaseOption = None,
     processes: Processes = None,
     threads: Threads = None,
+    processes_max: ProcessesMax = None,
+    request_seconds: RequestSeconds = None,
+    idle_seconds: IdleSeconds = None,
+    memory_mb: MemoryMb = None,
+    disk_mb: DiskMb = None,
     wait: Wait = False,
     timeout: Timeout = SITE_SECONDS,
 ) -> None:
@@ -71,7 +96,14 @@ def create(
     document: Document = {"slug": names.site(slug), "project": names.project(project)}
     if hostnames:
         document["hostnames"] = [names.hostname(name) for name in hostnames]
-    document |= _changes(environment, release, processes, threads)
+    limits = given_limits(
+        processes_max=processes_max,
+        request_seconds=request_seconds,
+        idle_seconds=idle_seconds,
+        memory_mb=memory_mb,
+        disk_mb=disk_mb,
+    )
+    document |= _changes(environment, release, processes, threads, limits)
     site: Site = session.client.post(path("sites"), document)
     if wait:
         _wait(session, site, timeout, known_error=None)
@@ -126,6 +158,7 @@ def show_(session: Session, slug: SlugArgument) -> None:
         ("moving to", site.get("pending_release")),
         *site_modes.pairs_of(site),
         ("runtime", f"{site['runtime']}, {site['processes']} × {site['threads']} (processes × threads)"),
+        ("limits", show_limits(site["limits"])),
         ("environment", sorted(site["environment_names"])),
         ("generation", site["generation"]),
         ("revision", site["revision"]),
@@ -153,6 +186,11 @@ def update(
     environment: Environment = None,
     processes: Processes = None,
     threads: Threads = None,
+    processes_max: ProcessesMax = None,
+    request_seconds: RequestSeconds = None,
+    idle_seconds: IdleSeconds = None,
+    memory_mb: MemoryMb = None,
+    disk_mb: DiskMb = None,
     wait: Wait = False,
     timeout: Timeout = SITE_SECONDS,
 ) -> None:
@@ -161,10 +199,17 @@ def update(
     A new release's migrations run first; the old processes serve until the new ones answer.
     """
     name = names.site(slug)
-    changes = _changes(environment, release, processes, threads)
+    limits = given_limits(
+        processes_max=processes_max,
+        request_seconds=request_seconds,
+        idle_seconds=idle_seconds,
+        memory_mb=memory_mb,
+        disk_mb=disk_mb,
+    )
+    changes = _changes(environment, release, processes, threads, limits)
     if not changes:
         raise UsageProblem(
-            "options", "nothing to change; give at least one of --release, --env, --processes, --threads."
+            "options", "nothing to change; give at least one of --release, --env, --processes, --threads or a limit."
         )
     elapsed = stopwatch()
     site: Site = session.client.patch(path("sites", name), changes)
@@ -183,6 +228,23 @@ def restart(session: Session, slug: SlugArgument, wait: Wait = False, timeout: T
     if wait:
         _wait(session, site, timeout, known_error=site["error"])
     _conclude(session, site, wait, f"{name} is restarted after {took(elapsed())}.", "is being restarted")
+
+
+@command(app, "runtime", example="tenantry site runtime blog on_demand --wait")
+def runtime_(
+    session: Session,
+    slug: SlugArgument,
+    runtime: Annotated[Runtime, typer.Argument(metavar="RUNTIME", help="always_on or on_demand.", show_default=False)],
+    wait: Wait = False,
+    timeout: Timeout = SITE_SECONDS,
+) -> None:
+    """Choose whether a site keeps its processes (always_on), or sleeps while nobody asks for it (on_demand)."""
+    name = names.site(slug)
+    elapsed = stopwatch()
+    site: Site = session.client.put(path("sites", name, "runtime"), {"runtime": runtime.value})
+    if wait:
+        _wait(session, site, timeout, known_error=site["error"])
+    _conclude(session, site, wait, f"{name} is {runtime.value} after {took(elapsed())}.", "changes its runtime")
 
 
 @command(app, "delete", example="tenantry site delete blog --confirm blog")
@@ -241,7 +303,11 @@ site_process.add_to(app)
 
 
 def _changes(
-    environment: list[str] | None, release: str | None, processes: int | None, threads: int | None
+    environment: list[str] | None,
+    release: str | None,
+    processes: int | None,
+    threads: int | None,
+    limits: dict[str, int],
 ) -> Document:
     """What the person chose to set, in the API's words; the rest is left out."""
     changes: Document = {}
@@ -253,6 +319,8 @@ def _changes(
         changes["processes"] = processes
     if threads is not None:
         changes["threads"] = threads
+    if limits:
+        changes["limits"] = limits
     return changes
 
 

@@ -65,6 +65,7 @@ def _identity(spec: SiteSpec) -> tuple[object, ...]:
         spec.runtime,
         spec.processes,
         spec.threads,
+        replace(spec.limits, idle_seconds=0),
         spec.database,
         (release.name, release.digest, release.wsgi, release.settings),
         (release.manage, release.static, release.serve_media),

@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 Slug = Annotated[str, Field(description="1 to 40 of a-z, 0-9 and single inner hyphens, beginning with a letter.")]
 Environment = dict[str, str]
+LimitsInput = dict[str, Annotated[int, Field(strict=True)]]
+_LIMITS = "idle_seconds, request_seconds, processes_max, memory_mb, disk_mb; 0 of the last three is no limit."
 
 
 class Input(Schema):
@@ -121,6 +123,7 @@ class SiteInput(Input):
     release: str | None = Field(None, description="The project's current one when left out.")
     processes: int = 1
     threads: int = 1
+    limits: LimitsInput = Field(default_factory=dict, description=_LIMITS)
 
 
 class SitePatch(Input):
@@ -130,6 +133,7 @@ class SitePatch(Input):
     environment: Environment | None = Field(None, description="Replaces all that was set for the site before.")
     processes: int | None = None
     threads: int | None = None
+    limits: LimitsInput | None = Field(None, description=f"{_LIMITS} What is not named stays.")
 
 
 class SiteOnNode(Schema):
@@ -168,12 +172,17 @@ class Site(Schema):
     revision: int = Field(description="Of its latest change; also its ETag.")
     processes: int
     threads: int
+    limits: dict[str, int] = Field(description=f"All of them: {_LIMITS}")
     hostnames: list[str]
     url: str | None
     environment_names: list[str] = Field(description="Names only: values are never sent back.")
     created_at: datetime
     updated_at: datetime
     nodes: list[SiteOnNode]
+
+
+class RuntimeInput(Input):
+    runtime: str = Field(description="always_on or on_demand")
 
 
 class Unreachable(Schema):

@@ -82,6 +82,13 @@ def restart_site(request: HttpRequest, slug: Name, body: schemas.Nothing = NOTHI
     return _site(slug)
 
 
+@router.put("/sites/{slug}/runtime", response={200: schemas.Site, **PROBLEMS}, tags=["sites"])
+def set_runtime(request: HttpRequest, slug: Name, body: schemas.RuntimeInput) -> schemas.Site:
+    """Choose whether a site keeps its processes, or sleeps while nobody asks for it."""
+    services.set_runtime(actor(request), slug, body.runtime)
+    return _site(slug)
+
+
 @router.get(
     "/sites/{slug}/convergence",
     response={200: schemas.Convergence, **PROBLEMS},

@@ -36,6 +36,7 @@ class ChangeType(StrEnum):
     RELEASE_PUBLISHED = "release.published"
     SITE_MODE = "site.mode"
     SITE_BYPASS = "site.bypass"
+    SITE_RUNTIME = "site.runtime"
     NODE_TOKEN = "node.token"  # noqa: S105 - the name of an event
     NODE_JOINED = "node.joined"
     NODE_DRAINING = "node.draining"

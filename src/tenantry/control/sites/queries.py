@@ -18,6 +18,7 @@ from tenantry.control.database import database_now
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet.models import Node, NodeSite
 from tenantry.control.fleet.queries import Unreachable, is_live, reports_of
+from tenantry.control.sites.limits import effective_limits
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
 
 SERVING = "serving"
@@ -67,6 +68,7 @@ class SiteView:
     revision: int
     processes: int
     threads: int
+    limits: dict[str, int]
     hostnames: list[str]
     url: str | None
     environment_names: list[str]
@@ -238,6 +240,7 @@ def _view(row: Site, nodes: list[SiteOnNode], config: ControlConfig) -> SiteView
         revision=row.revision,
         processes=row.processes,
         threads=row.threads,
+        limits=effective_limits(row.limits),
         hostnames=names,
         url=_url(names[0], config) if names else None,
         environment_names=row.environment_names,

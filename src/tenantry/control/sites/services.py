@@ -17,6 +17,7 @@ from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.fleet import secrets as node_secrets
 from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import environment_of, sealer
+from tenantry.control.sites.limits import changed_limits, check_workers, need_new_processes, parse_limits
 from tenantry.control.sites.locking import lock_name as _lock
 from tenantry.control.sites.locking import locked_site as _locked_site
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
@@ -39,6 +40,7 @@ from tenantry.control.sites.outcomes import (
 from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, first_repeated, parse_environment, parse_number
 from tenantry.spec.names import Fqdn, parse_hostname, parse_slug
+from tenantry.spec.sites import Runtime
 from tenantry.spec.users import site_uid
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "restart_site",
     "set_mode",
     "set_modes",
+    "set_runtime",
     "update_site",
 ]
 
@@ -84,16 +87,19 @@ class SiteRequest:
     release: str | None = None
     processes: int = 1
     threads: int = 1
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SiteChange:
-    """What shall be different; None leaves it as it is. `environment` replaces all that was typed before."""
+    """What shall be different; None leaves it as it is. `environment` replaces all that was typed before,
+    of `limits` those that are not named stay."""
 
     release: str | None = None
     environment: Mapping[str, str] | None = field(default=None, repr=False)
     processes: int | None = None
     threads: int | None = None
+    limits: Mapping[str, int] | None = None
 
 
 def create_site(actor: Actor, request: SiteRequest) -> Site:
@@ -110,6 +116,8 @@ def create_site(actor: Actor, request: SiteRequest) -> Site:
     parser.take(parse_environment, request.environment)
     parser.take(parse_number, request.processes, 1, PROCESSES_MAX, field="processes")
     parser.take(parse_number, request.threads, 1, THREADS_MAX, field="threads")
+    limits = parser.take(parse_limits, request.limits) or {}
+    parser.take(check_workers, request.processes, limits)
     parser.check()
     with act():
         project = Project.objects.select_for_update(of=("self",), no_key=True).filter(name=request.project).first()
@@ -123,6 +131,7 @@ def create_site(actor: Actor, request: SiteRequest) -> Site:
                 release=_usable_release(project, request.release),
                 processes=request.processes,
                 threads=request.threads,
+                limits=limits,
                 generation=_first_generation(str(slug)),
                 sealed=_seal_new(environment),
                 environment_names=sorted(environment),
@@ -151,6 +160,8 @@ def update_site(actor: Actor, slug: str, change: SiteChange, *, expected_revisio
         parser.take(parse_number, change.processes, 1, PROCESSES_MAX, field="processes")
     if change.threads is not None:
         parser.take(parse_number, change.threads, 1, THREADS_MAX, field="threads")
+    if change.limits is not None:
+        parser.take(parse_limits, change.limits)
     parser.check()
     with act():
         site = _locked_site(slug, expected_revision)
@@ -163,8 +174,13 @@ def update_site(actor: Actor, slug: str, change: SiteChange, *, expected_revisio
             if value is not None and value != getattr(site, name):
                 setattr(site, name, value)
                 changed[name] = value
-        if changed:
+        limits = changed_limits(site.limits, change.limits or {})
+        if changed or need_new_processes(limits):
             site.generation += 1
+        if limits:
+            site.limits = {**site.limits, **limits}
+            changed["limits"] = limits
+        check_workers(site.processes, site.limits)
         if change.release is not None and _move_release(site, change.release):
             changed["release"] = change.release
         if changed:
@@ -191,6 +207,28 @@ def restart_site(actor: Actor, slug: str) -> Site:
             project=site.project.name,
             metadata={"generation": site.generation},
         )
+    return site
+
+
+def set_runtime(actor: Actor, slug: str, runtime: str) -> Site:
+    """Change when the site has processes: no new generation. The runtime it has already is no change.
+
+    Raises `NotFound`, `InvalidInput`, `Conflict`.
+    """
+    require_admin(actor)
+    if runtime == Runtime.POOLED:
+        raise InvalidInput.of("runtime", "Sites cannot be pooled yet; choose always_on or on_demand.")
+    if runtime not in set(Runtime):
+        raise InvalidInput.of("runtime", f"A site's runtime is always_on or on_demand, not «{runtime[:60]}».")
+    with act():
+        site = _locked_site(slug)
+        if site.runtime != runtime:
+            metadata = {"runtime": runtime, "before": site.runtime}
+            site.runtime = runtime
+            site.save(update_fields=["runtime"])
+            site.revision = append(
+                ChangeType.SITE_RUNTIME, actor=actor.name, site=slug, project=site.project.name, metadata=metadata
+            )
     return site
 
 

@@ -1,5 +1,6 @@
 """What templates need beyond Django: addresses of files and sites, and times that the page keeps current."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -38,6 +39,18 @@ def site_url(hostname: str) -> str:
 def digest(text: str) -> str:
     """The beginning of a digest, without the name of its kind: enough to compare by eye."""
     return text.rpartition(":")[2][:DIGEST_SHOWN]
+
+
+@register.filter
+def limits(values: Mapping[str, int]) -> str:
+    """A site's limits in words; those that are none are left out."""
+    parts = [
+        f"{values['request_seconds']} s a request",
+        f"{values['processes_max']} processes" if values["processes_max"] else "",
+        f"{values['memory_mb']} MB of memory" if values["memory_mb"] else "",
+        f"{values['disk_mb']} MB of disk" if values["disk_mb"] else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 @register.filter

@@ -1,0 +1,48 @@
+"""What people may say of a site's limits: parsed, merged, and whether its processes must be started anew."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from tenantry.control.errors import InvalidInput
+from tenantry.control.validation import Parser, parse_number
+from tenantry.spec.limits import BOUNDS, Limits
+
+LIVE = frozenset({"idle_seconds"})  # read by the nodes each time; the others are in the processes from their start
+SHOWN = 60  # characters of a key that nobody knows
+
+
+def parse_limits(given: Mapping[str, int]) -> dict[str, int]:
+    """Return `given`; raises `InvalidInput` naming each key that is none, and each value out of its bounds."""
+    parser = Parser()
+    for name, value in given.items():
+        if name in BOUNDS:
+            parser.take(parse_number, value, *BOUNDS[name], field=f"limits.{name}")
+        else:
+            parser.refuse("limits", f"There is no limit «{name[:SHOWN]}»; there are {', '.join(BOUNDS)}.")
+    parser.check()
+    return dict(given)
+
+
+def check_workers(processes: int, limits: Mapping[str, int]) -> None:
+    """Raise `InvalidInput` when a site could have fewer workers than it begins with."""
+    most = limits.get("processes_max", 0)
+    if 0 < most < processes:
+        raise InvalidInput.of(
+            "limits.processes_max", f"A number from {processes} (its processes), or 0 for as many; not {most}."
+        )
+
+
+def effective_limits(stored: Mapping[str, int]) -> dict[str, int]:
+    """Return every limit of a site, the defaults included."""
+    return asdict(Limits.from_document(stored))
+
+
+def changed_limits(stored: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
+    """Return what of `given` is different from what the site has."""
+    before = effective_limits(stored)
+    return {name: value for name, value in given.items() if before[name] != value}
+
+
+def need_new_processes(changed: Mapping[str, int]) -> bool:
+    """Whether a change of these limits takes effect only with a new generation."""
+    return bool(changed.keys() - LIVE)
