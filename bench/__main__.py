@@ -9,7 +9,7 @@ from bench.platform import platform
 from bench.results import Table, keep
 
 OF_PLATFORM = ("create", "requests")
-ALONE = ("changelog", "fleet", "convergence", "outage", "integrity")  # suites that need no running platform
+ALONE = ("changelog", "fleet", "convergence", "outage", "integrity", "sleep")  # suites that need no running platform
 
 
 def main(arguments: list[str]) -> int:
@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--new-sites", type=int, default=50, help="of convergence (default %(default)s)")
     parser.add_argument("--real-processes", action="store_true", help="uWSGI for the sites that are only held, too")
     parser.add_argument("--outage-seconds", type=float, default=60, help="of each outage (default %(default)s)")
+    parser.add_argument("--sleeps", type=int, default=2_000, help="of sites that fall asleep (default %(default)s)")
+    parser.add_argument("--storm", type=int, default=100, help="sites woken at once (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.suite in ("changelog", "all"):
         show(changelog.measure(options.writers, options.changes or 100_000))
@@ -42,6 +44,10 @@ def main(arguments: list[str]) -> int:
         show(convergence.measure(size))
     if options.suite in ("integrity", "all"):
         show(integrity.measure(options.checked_sites))
+    if options.suite in ("sleep", "all"):
+        from bench import sleep
+
+        show(sleep.measure(options.sites, options.storm, options.sleeps))
     if options.suite in ("outage", "all"):
         from bench import outage
 

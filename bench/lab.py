@@ -1,4 +1,4 @@
-"""The tests' lab of several machines, for measurements: `from bench.lab import lab`."""
+"""The tests' labs, for measurements: one node of real parts (`node_lab`), and several machines (`lab`)."""
 
 import importlib.util
 import sys
@@ -21,5 +21,5 @@ def _load(name: str, path: Path) -> ModuleType:
     return module
 
 
-_load("node_lab", TESTS / "node" / "lab.py")
+node_lab: Any = _load("node_lab", TESTS / "node" / "lab.py")
 lab: Any = _load("cluster_lab", TESTS / "cluster" / "lab" / "__init__.py")

@@ -94,12 +94,13 @@ def test_more_processes_than_the_most_are_refused(api: Api, make_site: MakeSite)
 
 def test_a_runtime_is_changed_without_a_new_generation(api: Api, make_site: MakeSite, agent: Agent) -> None:
     site = make_site("blog")
-    shown = api("PUT", "/sites/blog/runtime", {"runtime": "on_demand"}).json()
-    assert (shown["runtime"], shown["generation"]) == ("on_demand", site.generation)
     assert agent.desired()["sites"][0]["runtime"] == "on_demand"
+    shown = api("PUT", "/sites/blog/runtime", {"runtime": "always_on"}).json()
+    assert (shown["runtime"], shown["generation"]) == ("always_on", site.generation)
+    assert agent.desired()["sites"][0]["runtime"] == "always_on"
     change = Change.objects.latest("revision")
-    assert (change.type, change.metadata) == ("site.runtime", {"runtime": "on_demand", "before": "always_on"})
-    again = api("PUT", "/sites/blog/runtime", {"runtime": "on_demand"}).json()
+    assert (change.type, change.metadata) == ("site.runtime", {"runtime": "always_on", "before": "on_demand"})
+    again = api("PUT", "/sites/blog/runtime", {"runtime": "always_on"}).json()
     assert again["revision"] == shown["revision"]
 
 
@@ -110,6 +111,9 @@ def test_a_runtime_that_is_none_is_refused(api: Api, make_site: MakeSite, runtim
     make_site("blog")
     answer = api("PUT", "/sites/blog/runtime", {"runtime": runtime})
     assert answer.status_code == 422
+    created = api("POST", "/sites", {"slug": "shop", "project": "demo", "runtime": runtime})
+    assert created.status_code == 422
+    assert created.json()["errors"][0]["field"] == "runtime"
     assert answer.json()["errors"][0]["field"] == "runtime"
     assert words in answer.json()["errors"][0]["message"]
     assert api("PUT", "/sites/none/runtime", {"runtime": "on_demand"}).status_code == 404

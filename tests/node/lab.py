@@ -236,8 +236,7 @@ class Node:
         wait_until(lambda: _accepts(self.port), what="nginx")
 
     def start_emperor(self) -> None:
-        run = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
-        self.spawn("emperor", [sys.executable, "-c", run, "--ini", f"{self.home}/etc/emperor.ini"])
+        self.spawn("emperor", self.python("emperor", "--config", str(self.config)))
         wait_until(lambda: (self.home / "run" / "emperor.sock").exists(), what="the emperor")
 
     def start_agent(self) -> None:

@@ -177,6 +177,22 @@ def test_sites_wake_without_agent_and_database_and_after_standby_was_killed(serv
     wait_until(lambda: serving.get("blog.localhost")[0] == 200, what="standby is back")
 
 
+def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) -> None:
+    """Its processes ended with it. A thousand sites that start at once would be away for minutes."""
+    for number, slug in enumerate(("one", "two"), start=1):
+        serving.reported(slug, on_demand(serving, slug, number, idle_seconds=300))
+        serving.page(f"{slug}.localhost")
+    serving.reported("always", on_demand(serving, "always", 3, runtime="always_on"))
+    serving.stop("emperor", signal.SIGKILL)
+    (serving.home / "run" / "emperor.sock").unlink(missing_ok=True)
+    serving.start_emperor()
+    assert sleeps(serving, "one")
+    assert sleeps(serving, "two")
+    wait_until(lambda: serving.get("always.localhost")[0] == 200, what="the site that always runs")
+    assert serving.page("two.localhost")["site"] == "two"
+    assert sleeps(serving, "one")
+
+
 def test_a_site_is_woken_while_standby_is_replaced(serving: Node) -> None:
     sleeping(serving, "blog", 1)
     visitor = Visitor(serving, "blog.localhost", pause=0.4)

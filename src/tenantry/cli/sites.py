@@ -85,6 +85,10 @@ def create(
     idle_seconds: IdleSeconds = None,
     memory_mb: MemoryMb = None,
     disk_mb: DiskMb = None,
+    runtime: Annotated[
+        Runtime | None,
+        typer.Option("--runtime", metavar="RUNTIME", help="on_demand (as without) or always_on.", show_default=False),
+    ] = None,
     wait: Wait = False,
     timeout: Timeout = SITE_SECONDS,
 ) -> None:
@@ -104,6 +108,8 @@ def create(
         disk_mb=disk_mb,
     )
     document |= _changes(environment, release, processes, threads, limits)
+    if runtime is not None:
+        document["runtime"] = runtime.value
     site: Site = session.client.post(path("sites"), document)
     if wait:
         _wait(session, site, timeout, known_error=None)

@@ -105,10 +105,9 @@ def control_program(
 def serving_programs(home: Home) -> list[Program]:
     """Return what serves sites, on every node."""
     python = str(home.python)
-    emperor = [python, "-c", "import pyuwsgi,sys; pyuwsgi.run(sys.argv[1:])", "--ini", str(home.etc / "emperor.ini")]
-    agent, standby = (
+    agent, standby, emperor = (
         [python, "-m", "tenantry.node", command, "--config", str(home.secrets / "agent.json")]
-        for command in ("run", "standby")
+        for command in ("run", "standby", "emperor")
     )
     nginx = [
         str(need_program("nginx", "nginx-light")),

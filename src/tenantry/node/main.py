@@ -1,4 +1,4 @@
-"""The command line of the node: prepare, run, standby, exec. Builds everything and connects it; decides nothing."""
+"""The command line of the node. Builds everything and connects it; decides nothing."""
 
 import argparse
 import asyncio
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tenantry.node.command import run_command
 from tenantry.node.config import Config, read_config
+from tenantry.node.effects.emperor import become_emperor
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.effects.logs import trim_for_ever
 from tenantry.node.effects.releases import Releases
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(config)
         elif options.command == "run":
             asyncio.run(run_agent(config))
+        elif options.command == "emperor":
+            become_emperor(config)
         elif options.command == "standby":
             asyncio.run(run_standby(config))
         else:
@@ -154,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("prepare", "make the directories, nginx.conf, emperor.ini and the emperor's wrapper"),
         ("run", "keep this node's sites as the database says"),
+        ("emperor", "become the uWSGI emperor; sites on demand begin asleep"),
         ("standby", "answer visitors in place of sites that may not"),
         ("exec", "run a command in a site's environment, as the site's user"),
     ):

@@ -72,8 +72,7 @@ class Machine:
         parent.communicate(timeout=START_SECONDS)
 
     def start_emperor(self) -> None:
-        run = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
-        self._spawn("emperor", [sys.executable, "-c", run, "--ini", f"{self.home}/etc/emperor.ini"])
+        self._spawn("emperor", self._agent("emperor"))
         wait_until((self.home / "run" / "emperor.sock").exists, START_SECONDS, "the emperor")
 
     def start_agent(self) -> None:

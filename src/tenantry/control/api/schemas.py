@@ -124,6 +124,7 @@ class SiteInput(Input):
     processes: int = 1
     threads: int = 1
     limits: LimitsInput = Field(default_factory=dict, description=_LIMITS)
+    runtime: str = Field("on_demand", description="always_on, or on_demand: it sleeps while nobody asks for it.")
 
 
 class SitePatch(Input):

@@ -1,4 +1,4 @@
-"""What people may say of a site's limits: parsed, merged, and whether its processes must be started anew."""
+"""What people may say of a site's limits and its runtime: parsed, merged, and whether it needs new processes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from dataclasses import asdict
 from tenantry.control.errors import InvalidInput
 from tenantry.control.validation import Parser, parse_number
 from tenantry.spec.limits import BOUNDS, Limits
+from tenantry.spec.sites import Runtime
 
 LIVE = frozenset({"idle_seconds"})  # read by the nodes each time; the others are in the processes from their start
 SHOWN = 60  # characters of a key that nobody knows
@@ -21,6 +22,15 @@ def parse_limits(given: Mapping[str, int]) -> dict[str, int]:
             parser.refuse("limits", f"There is no limit «{name[:SHOWN]}»; there are {', '.join(BOUNDS)}.")
     parser.check()
     return dict(given)
+
+
+def parse_runtime(text: str) -> Runtime:
+    """Return `text` as a runtime that a site may have; raises `InvalidInput`."""
+    if text == Runtime.POOLED:
+        raise InvalidInput.of("runtime", "Sites cannot be pooled yet; choose always_on or on_demand.")
+    if text not in set(Runtime):
+        raise InvalidInput.of("runtime", f"A site's runtime is always_on or on_demand, not «{text[:SHOWN]}».")
+    return Runtime(text)
 
 
 def check_workers(processes: int, limits: Mapping[str, int]) -> None:

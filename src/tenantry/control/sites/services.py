@@ -17,7 +17,7 @@ from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.fleet import secrets as node_secrets
 from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import environment_of, sealer
-from tenantry.control.sites.limits import changed_limits, check_workers, need_new_processes, parse_limits
+from tenantry.control.sites.limits import changed_limits, check_workers, need_new_processes, parse_limits, parse_runtime
 from tenantry.control.sites.locking import lock_name as _lock
 from tenantry.control.sites.locking import locked_site as _locked_site
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
@@ -88,6 +88,7 @@ class SiteRequest:
     processes: int = 1
     threads: int = 1
     limits: Mapping[str, int] = field(default_factory=dict)
+    runtime: str = Runtime.ON_DEMAND
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def create_site(actor: Actor, request: SiteRequest) -> Site:
     parser.take(parse_number, request.threads, 1, THREADS_MAX, field="threads")
     limits = parser.take(parse_limits, request.limits) or {}
     parser.take(check_workers, request.processes, limits)
+    runtime = parser.take(parse_runtime, request.runtime)
     parser.check()
     with act():
         project = Project.objects.select_for_update(of=("self",), no_key=True).filter(name=request.project).first()
@@ -132,6 +134,7 @@ def create_site(actor: Actor, request: SiteRequest) -> Site:
                 processes=request.processes,
                 threads=request.threads,
                 limits=limits,
+                runtime=str(runtime),
                 generation=_first_generation(str(slug)),
                 sealed=_seal_new(environment),
                 environment_names=sorted(environment),
@@ -216,15 +219,12 @@ def set_runtime(actor: Actor, slug: str, runtime: str) -> Site:
     Raises `NotFound`, `InvalidInput`, `Conflict`.
     """
     require_admin(actor)
-    if runtime == Runtime.POOLED:
-        raise InvalidInput.of("runtime", "Sites cannot be pooled yet; choose always_on or on_demand.")
-    if runtime not in set(Runtime):
-        raise InvalidInput.of("runtime", f"A site's runtime is always_on or on_demand, not «{runtime[:60]}».")
+    wanted = parse_runtime(runtime)
     with act():
         site = _locked_site(slug)
-        if site.runtime != runtime:
-            metadata = {"runtime": runtime, "before": site.runtime}
-            site.runtime = runtime
+        if site.runtime != wanted:
+            metadata = {"runtime": wanted.value, "before": site.runtime}
+            site.runtime = wanted.value
             site.save(update_fields=["runtime"])
             site.revision = append(
                 ChangeType.SITE_RUNTIME, actor=actor.name, site=slug, project=site.project.name, metadata=metadata

@@ -2,11 +2,20 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
+from tenantry.node.config import Config
+from tenantry.node.effects.files import remove, set_link
 from tenantry.node.errors import EmperorUnavailable
+from tenantry.node.layout import WAKE_TARGET, Layout, parse_vassal
+from tenantry.node.probes import entries, serving_generation
+
+RUN_UWSGI = "import pyuwsgi,sys; pyuwsgi.run(sys.argv[1:])"
 
 ANSWER_SECONDS = 3.0  # the emperor answers within milliseconds, except while it forks many vassals
 
@@ -22,6 +31,30 @@ class EmperorState:
     running: frozenset[str]
     blacklisted: frozenset[str]
     times: Mapping[str, int] = field(default_factory=dict)
+
+
+def become_emperor(config: Config) -> NoReturn:
+    """Become the uWSGI emperor, in this process's place.
+
+    When an emperor ends, its processes end with it. Those of sites on demand are not all started anew at once, which
+    would take a machine with a thousand of them minutes: each begins asleep, and the first who visits it wakes it.
+    """
+    let_all_sleep(config.layout)
+    ini = str(config.layout.etc / "emperor.ini")
+    os.execv(sys.executable, [sys.executable, "-c", RUN_UWSGI, "--ini", ini])  # noqa: S606
+
+
+def let_all_sleep(layout: Layout) -> None:
+    """Take the inis of sites on demand away while no emperor runs. A site that always runs keeps its own."""
+    for name in entries(layout.vassals):
+        parsed = parse_vassal(name)
+        if parsed is None or not layout.parked(*parsed).exists():
+            continue
+        directory = layout.site(parsed[0])
+        if serving_generation(directory) == (False, parsed[1]):
+            set_link(directory / "app.sock", WAKE_TARGET)
+        if serving_generation(directory) == (True, parsed[1]):  # else it is one that the agent was trying
+            remove(layout.vassals / name)
 
 
 async def wake_emperor(stats_socket: Path) -> bool:
