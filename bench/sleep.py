@@ -6,6 +6,7 @@ Django. Beside it uWSGI's own way for the same: an emperor on demand, whose proc
 
 import asyncio
 import concurrent.futures
+import os
 import random
 import shutil
 import statistics
@@ -25,8 +26,8 @@ from tenantry.node.effects.health import HealthRequest, check_health
 
 START_TARGET_SECONDS = 10.0
 AWAKE_AT_ONCE = 30  # sites of the cycles
-VISITORS = 60
-PAUSE_SECONDS = 6.0  # between a visitor's visits, in the middle
+VISITORS = 30
+PAUSE_SECONDS = 12.0  # between a visitor's visits, in the middle: the machine can wake about three sites a second
 PEER_CYCLES = 200
 # Django, configured in place: what a site's process has to load before it answers.
 DJANGO = """
@@ -51,6 +52,7 @@ def measure(sites: int, storm: int, sleeps: int) -> Table:
     """Start a node that is told of so many sites, wake a part of them at once, let some sleep so many times."""
     with node_lab.running_postgres() as postgres, node_lab.prepared(postgres) as node:
         node.release("demo-1", application=DJANGO)
+        node.release("demo-2")
         rows = [_start(node, sites), _start_again(node, sites), _storm(node, storm)]
         failed = rows[-1].values["failed"]
         rows.append(_cycles(node, min(AWAKE_AT_ONCE, sites), sleeps))
@@ -112,7 +114,16 @@ def _storm(node: Any, count: int) -> Row:
 
 
 def _cycles(node: Any, sites: int, sleeps: int) -> Row:
-    """Sites that sleep as soon as nobody is there, and visitors at any moment, until they slept so often."""
+    """Sites that sleep as soon as nobody is there, and visitors at any moment, until they slept so often.
+
+    Their application is trivial: what is tried is the moment of falling asleep, as often as the machine can.
+    """
+    for number in range(1, sites + 1):
+        limits = {"idle_seconds": 1}
+        changes = {"generation": 2, "release_changes": {"name": "demo-2"}, "runtime": "on_demand", "limits": limits}
+        revision = node.put(node.document(f"s{number}", number, "demo-1", **changes))
+    node.reported(f"s{sites}", revision, seconds=600)
+    _until(lambda: _current(node, sites), 600)
     for number in range(1, sites + 1):
         link = node.home / "run" / "sites" / f"s{number}" / "idle"
         link.unlink()
@@ -211,6 +222,11 @@ def _serving(node: Any) -> int:
         "WHERE site->>'state' = 'serving'"
     )
     return int(node.sql(query)[0][0])
+
+
+def _current(node: Any, sites: int) -> bool:
+    places = (node.home / "run" / "sites" / f"s{number}" / "serving" for number in range(1, sites + 1))
+    return all(os.readlink(place) == "2.sock" for place in places)
 
 
 def _slept(node: Any) -> int:

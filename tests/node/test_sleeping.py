@@ -185,12 +185,14 @@ def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) 
     serving.reported("always", on_demand(serving, "always", 3, runtime="always_on"))
     serving.stop("emperor", signal.SIGKILL)
     (serving.home / "run" / "emperor.sock").unlink(missing_ok=True)
-    serving.start_emperor()
-    assert sleeps(serving, "one")
-    assert sleeps(serving, "two")
+    early = Visitor(serving, "one.localhost")
+    with visited(early):
+        time.sleep(0.2)
+        serving.start_emperor()
+        assert sleeps(serving, "two")
+        wait_until(lambda: early.served, what="who came before the emperor is led to the site")
     wait_until(lambda: serving.get("always.localhost")[0] == 200, what="the site that always runs")
     assert serving.page("two.localhost")["site"] == "two"
-    assert sleeps(serving, "one")
 
 
 def test_a_site_is_woken_while_standby_is_replaced(serving: Node) -> None:

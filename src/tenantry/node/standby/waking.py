@@ -143,7 +143,8 @@ class Waker:
                 await self._watch(slug, generation)
 
     async def _watch(self, slug: Slug, generation: int) -> None:
-        """Have the emperor look again, and hear whether it has given the process up."""
+        """Have the emperor look again, and hear whether it gave the process up. One that begins takes inis away."""
+        self._begin(slug, generation)
         try:
             state = await ask_emperor(self._layout.emperor_socket)
         except EmperorUnavailable:
