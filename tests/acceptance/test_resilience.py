@@ -114,6 +114,31 @@ def test_up_again_is_fast_and_restarts_nothing(platform: Any) -> None:
     assert platform.get("alpha.localhost").status_code == 200
 
 
+def test_up_puts_another_nginx_in_place_and_visitors_do_not_notice(platform: Any) -> None:
+    path = platform.home / "run" / "nginx.pid"
+    before, workers = int(path.read_text()), platform.nginx_workers()
+    vassals = platform.pids(".ini")
+    configuration = platform.home / "etc" / "nginx.conf"
+    with Visits(platform, "alpha.localhost") as visits:
+        # As if an earlier release had written it: the next up writes its own.
+        configuration.write_text(configuration.read_text().replace("keepalive_timeout 65s", "keepalive_timeout 64s"))
+        platform.up("--no-demo")
+        platform.eventually(
+            lambda: int(path.read_text()) != before and not set(workers) & set(platform.nginx_workers())
+        )
+        master = int(path.read_text())
+        os.kill(master, signal.SIGKILL)
+        killed = time.monotonic()
+        platform.eventually(lambda: int(path.read_text()) != master and platform.nginx_workers())
+        took = time.monotonic() - killed
+        good = visits.good
+        platform.eventually(lambda: visits.good > good + 20)
+    assert visits.bad == []
+    assert took < 1.5
+    assert "65s" in configuration.read_text()
+    assert platform.pids(".ini") == vassals
+
+
 def test_down_and_up_bring_every_site_back_with_its_data(platform: Any) -> None:
     platform.create("survivor", "demo")
     user = "from django.contrib.auth.models import User; "

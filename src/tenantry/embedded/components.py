@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from tenantry.embedded.files import read_json
 from tenantry.embedded.home import Home
 from tenantry.embedded.invitation import verified_context
 from tenantry.embedded.postgres import postgres_command, probe_postgres, worker_is_alive
+from tenantry.embedded.processes import read_process
 from tenantry.embedded.programs import need_program
 from tenantry.embedded.redis import as_user, probe_redis, redis_command
 from tenantry.embedded.supervision import Program, State
@@ -29,7 +31,7 @@ from tenantry.spec.uwsgi import encode_packet
 STORES = ("postgres", "redis")
 STOP_ORDER = (("agent", "jobs", "gateway", "control"), ("nginx",), ("standby", "emperor"), ("redis", "postgres"))
 # Started anew when the code changed, by a signal: they keep their listening socket, so nobody is refused meanwhile.
-RENEWED = ("standby",)
+RENEWED = ("standby", "nginx")
 
 _PROBE_SECONDS = 3
 # The agent beats every few seconds; an older contact is from before.
@@ -83,7 +85,7 @@ def make_programs(platform: Platform) -> list[Program]:
         *(gateway if config.cluster_address else []),
         # A build in progress is given up; its job begins anew at the next up.
         Program("jobs", [str(home.python), "-m", "tenantry.control", "work"], jobs, stop_wait_seconds=8),
-        *serving_programs(home),
+        *serving_programs(home, config),
     ]
 
 
@@ -102,24 +104,22 @@ def control_program(
     return Program(name, command, {**variables, **(environment or {})}, stop_wait_seconds=8)
 
 
-def serving_programs(home: Home) -> list[Program]:
+def serving_programs(home: Home, config: Config) -> list[Program]:
     """Return what serves sites, on every node."""
     python = str(home.python)
     agent, standby, emperor = (
         [python, "-m", "tenantry.node", command, "--config", str(home.secrets / "agent.json")]
         for command in ("run", "standby", "emperor")
     )
+    # It holds the socket that visitors come to, and runs nginx with it.
     nginx = [
-        str(need_program("nginx", "nginx-light")),
-        "-e",
-        str(home.log("nginx")),
-        "-c",
-        str(home.etc / "nginx.conf"),
+        *(python, "-m", "tenantry.node.activation", "--nginx", str(nginx_program()), "--home", str(home.root)),
+        *("--address", config.bind, "--port", str(config.http_port)),
     ]
     return [
         Program("standby", standby, stop_wait_seconds=8),
         # nginx writes logs/nginx.log itself.
-        Program("nginx", nginx, stop_signal="QUIT", stop_wait_seconds=4, log="nginx.start"),
+        Program("nginx", nginx, stop_signal="QUIT", stop_wait_seconds=6, log="nginx.start"),
         # Vassals that are just loading their application do not listen; they end with the emperor at the latest.
         Program("emperor", emperor, stop_wait_seconds=6),
         Program("agent", agent, stop_wait_seconds=8),
@@ -178,11 +178,27 @@ def _nginx(platform: Platform, state: State, since: float) -> str | None:
     return probe_nginx(platform.home, platform.config, state)
 
 
+def nginx_program() -> Path:
+    """Return where the distribution has nginx; `ToolMissing` when it has not."""
+    return need_program("nginx", "nginx-light")
+
+
+def nginx_is_outdated(home: Home) -> bool:
+    """Whether the nginx that runs is another program than the one installed: its package was upgraded."""
+    try:
+        running = Path(f"/proc/{int((home.run / 'nginx.pid').read_text())}/exe").stat()
+    except (OSError, ValueError):
+        return False  # none runs, and the next one is the installed one
+    return not os.path.samestat(running, nginx_program().stat())
+
+
 def probe_nginx(home: Home, config: Config, state: State) -> str | None:
     """Return None when nginx listens, else what is missing."""
     # nginx writes its pid once it listens; so a foreign server on the port is not taken for ours.
     with contextlib.suppress(OSError, ValueError):
-        if int((home.run / "nginx.pid").read_text()) == state.pid:
+        master = read_process(int((home.run / "nginx.pid").read_text()))
+        # Its own program, or a child of the one that holds its socket.
+        if master is not None and state.pid in (master.pid, master.parent):
             address = (connectable(config.bind), config.http_port)
             with socket.create_connection(address, timeout=_PROBE_SECONDS):
                 return None

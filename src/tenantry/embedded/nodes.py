@@ -179,6 +179,8 @@ class NodeStart(Start):
                 self._end(code_of(self._config), "the code changed")
                 self._renew(RENEWED)
             self._note_applied("code", self._code)
+        elif not fresh:
+            self._renew_nginx()
         self._bring(servers_of(self._config), partial(self._missing, away is not None))
         self._wait_for_sites(away)
         return []
@@ -212,7 +214,7 @@ class NodeStart(Start):
         # libpq reads them: control's own connections are checked as the agent's are.
         trust = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(home.authority)}
         control = [control_program(home, config, "control", "127.0.0.1", environment=trust)]
-        return [*(control if config.with_control else []), *serving_programs(home)]
+        return [*(control if config.with_control else []), *serving_programs(home, config)]
 
     def _wait_for_login(self) -> str | None:
         """Wait until the database lets this node in; return why it does not (only a join insists)."""

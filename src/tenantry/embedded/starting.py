@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from tenantry.embedded.components import nginx_is_outdated
 from tenantry.embedded.config import Config
 from tenantry.embedded.errors import ComponentFailed
 from tenantry.embedded.files import read_json, tail, write_file, write_json
@@ -36,6 +37,7 @@ class Start:
         self._interruption = interruption
         self._code = str((read_json(home.stamp) or {}).get("code", ""))
         self._applied = read_json(self._applied_file) or {}
+        self._nginx_differs = False  # its configuration on disk, from what it was before this way up
 
     def run(self, *, demo: bool) -> list[str]:
         """Do the steps; return URLs of sites."""
@@ -64,7 +66,10 @@ class Start:
 
     def _prepare_node(self) -> None:
         """Write the node's own files."""
+        configuration = self._home.etc / "nginx.conf"
+        before = configuration.read_bytes() if configuration.exists() else None
         self._python("node prepare", {}, "tenantry.node", "prepare", "--config", str(self._home.secrets / "agent.json"))
+        self._nginx_differs = before != configuration.read_bytes()
 
     def _python(self, what: str, environment: Mapping[str, str], *arguments: str) -> None:
         run_command(
@@ -91,6 +96,11 @@ class Start:
         """Have processes start their program anew under their own id. Those that do not run start with it anyway."""
         for name in names:
             self._running_supervisor().hang_up(name)
+
+    def _renew_nginx(self) -> None:
+        """Put another nginx in the place of the one that runs, if its program or configuration is another one now."""
+        if self._nginx_differs or nginx_is_outdated(self._home):
+            self._renew(("nginx",))
 
     def _bring(self, names: Sequence[str], missing_of: Missing) -> None:
         """Start processes and wait until each does its work, as `missing_of` (name, state, since) tells.

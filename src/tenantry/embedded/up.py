@@ -119,7 +119,9 @@ class _PlatformStart(Start):
         if changed and not fresh:
             self._end(code_of(self._config), "the code changed")
             self._renew(RENEWED)
-        elif certificates and certificates.renewed and not fresh:
+        elif not fresh:
+            self._renew_nginx()
+        if certificates and certificates.renewed and not (changed or fresh):
             self._take_over(platform, certificates)
         self._bring(servers_of(self._config), partial(probe, platform))
         urls = host_demo(platform, self._view, self._interruption, made_before=self._has("demo")) if demo else []
