@@ -12,7 +12,7 @@ from django.utils import timezone
 from tenantry.control.access.actors import Actor
 from tenantry.control.changelog.models import Change
 from tenantry.control.errors import Conflict, Forbidden, InvalidInput, NotAuthenticated, NotFound
-from tenantry.control.fleet import queries, services
+from tenantry.control.fleet import queries, services, waiting
 from tenantry.control.fleet.models import Node, NodeDrift, NodeSecret, NodeSite
 from tenantry.control.sealing import sealer
 from tenantry.control.sites import queries as site_queries
@@ -364,6 +364,19 @@ def test_a_mode_is_a_change_without_a_generation(agent: Agent, admin: Actor, mak
     sites.delete_site(admin, "blog", confirm="blog")
     with pytest.raises(Conflict):
         sites.set_mode(admin, "blog", "live")
+
+
+def test_a_mode_is_not_applied_by_an_agent_that_says_no_version(
+    agent: Agent, admin: Actor, make_site: MakeSite
+) -> None:
+    make_site("blog")
+    revision = sites.set_mode(admin, "blog", "maintenance").revision
+    agent.report(revision=revision)
+    assert queries.node(NODE_NAME).modes_ignored == 1
+    assert not waiting.application(revision).converged
+    agent.report(revision=revision, version="0.1.0")
+    assert queries.node(NODE_NAME).modes_ignored == 0
+    assert waiting.application(revision).converged
 
 
 def test_an_artifact_is_told_with_its_release(agent: Agent, make_site: MakeSite) -> None:

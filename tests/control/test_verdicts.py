@@ -31,6 +31,8 @@ def view(name: str, **different: Any) -> NodeView:
         "failed": 0,
         "notifications": True,
         "drift_open": 0,
+        "modes_ignored": 0,
+        "knows_modes": True,
     }
     return cast(NodeView, SimpleNamespace(**fields | different))
 
@@ -110,3 +112,12 @@ def test_a_revision_is_applied_when_every_reachable_node_has_it() -> None:
     assert not applied(10, EPOCH, [view("a", epoch="other", revision=99)]).converged
     assert not applied(10, EPOCH, [view("a", state="silent")]).converged, "nobody said that it is applied"
     assert not applied(10, EPOCH, []).converged
+
+
+def test_a_mode_is_not_believed_of_an_agent_that_knows_none() -> None:
+    nodes = [view("old", knows_modes=False, modes_ignored=1), view("new")]
+    state = applied(10, EPOCH, nodes, mode=True)
+    assert (state.converged, [one.applied for one in state.nodes]) == (False, [False, True])
+    assert state.nodes[0].reasons == ("its agent is too old to know modes: upgrade it",)
+    assert applied(10, EPOCH, nodes).converged, "other changes are"
+    assert "serves 1 site as live that should be in another mode" in verdicts(nodes, EPOCH)["old"].problems[0]

@@ -23,6 +23,11 @@ def tail() -> int:
     return PlatformState.objects.values_list("tail", flat=True).get()
 
 
+def type_of(revision: int) -> str | None:
+    """Return the type of a change, None when the log does not have it (any more)."""
+    return Change.objects.filter(revision=revision).values_list("type", flat=True).first()
+
+
 def changes_after(revision: int, limit: int) -> list[Change]:
     """Return the changes later than `revision`, oldest first, at most `limit`."""
     return list(Change.objects.filter(revision__gt=revision).order_by("revision")[:limit])

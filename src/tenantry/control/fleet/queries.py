@@ -1,7 +1,7 @@
 """Reading the fleet: nodes, their lag, and what they say of a site."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,8 @@ from tenantry.control.changelog import queries as changelog
 from tenantry.control.database import database_now
 from tenantry.control.errors import NotFound
 from tenantry.control.fleet.models import Node, NodeDrift, NodeSite
+from tenantry.control.sites.models import Site, SiteStatus
+from tenantry.spec.sites import Mode
 
 # Agents make contact every 3 s: four missed beats are no accident.
 SILENT_AFTER = timedelta(seconds=15)
@@ -28,6 +30,7 @@ class NodeView:
     `state` is joining (it never made contact), ready, draining, drained or silent. `lag` counts the changes that it has
     not applied: all of them while it follows another epoch. `check_requested` is the number of the last check that was
     asked for, `checked_id` that of the last one answered; `checked` is what the latest check found, of either kind.
+    `modes_ignored` counts sites in a mode other than live, where the node's agent is of a release that knows no modes.
     """
 
     name: str
@@ -51,6 +54,12 @@ class NodeView:
     checked_at: datetime | None
     checked: dict[str, Any] | None
     drift_open: int
+    modes_ignored: int
+
+    @property
+    def knows_modes(self) -> bool:
+        """Whether its agent can put a site into a mode: those that cannot do not say their version either."""
+        return bool(self.version) or self.epoch is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,7 @@ def _views(rows: QuerySet[Node]) -> list[NodeView]:
         failed_count=Count("sites", filter=Q(sites__state="failed")),
         drift_count=Coalesce(Subquery(drifts.values("node_id").annotate(count=Count("pk")).values("count")), 0),
     )
-    return [
+    views = [
         NodeView(
             name=row.name,
             number=row.number,
@@ -165,9 +174,14 @@ def _views(rows: QuerySet[Node]) -> list[NodeView]:
             checked_at=row.checked_at,
             checked=row.checked,
             drift_open=row.drift_count,
+            modes_ignored=0,
         )
         for row in counted
     ]
+    if all(view.knows_modes for view in views):
+        return views
+    ignored = Site.objects.filter(status=SiteStatus.READY).exclude(mode=Mode.LIVE).count()
+    return [view if view.knows_modes else replace(view, modes_ignored=ignored) for view in views]
 
 
 def _state(node: Node, now: datetime) -> str:

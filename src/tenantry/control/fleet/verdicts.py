@@ -65,6 +65,9 @@ def _problems(node: "NodeView", epoch: str, agreement: dict[str, bool | None]) -
         found.append(f"serves something else than the others at the same revision ({others}).")
     if node.failed:
         found.append(f"cannot serve {node.failed} of {node.sites} sites: see «tenantry site list».")
+    if node.modes_ignored:
+        sites = f"{node.modes_ignored} {_plural(node.modes_ignored, 'site')}"
+        found.append(f"serves {sites} as live that should be in another mode: its agent is too old. Upgrade it.")
     if node.drift_open:
         places = f"{node.drift_open} {_plural(node.drift_open, 'place')}"
         found.append(f"has drifted in {places}: see «tenantry node drift {node.name}».")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.feed import feed
+from tenantry.control.changelog.services import ChangeType
 from tenantry.control.database import in_database
 from tenantry.control.fleet.queries import NodeView, Unreachable, nodes
 from tenantry.control.fleet.verdicts import UNHEARD
@@ -50,13 +51,13 @@ async def wait_until_applied(revision: int, wait_seconds: float) -> Application:
 def application(revision: int) -> Application:
     """Return how far the nodes have come with `revision` of the present epoch."""
     epoch, _ = changelog.head()
-    return applied(revision, str(epoch), nodes())
+    return applied(revision, str(epoch), nodes(), mode=changelog.type_of(revision) == ChangeType.SITE_MODE)
 
 
-def applied(revision: int, epoch: str, found: Sequence[NodeView]) -> Application:
-    """PURE: the same from what is known of the nodes."""
+def applied(revision: int, epoch: str, found: Sequence[NodeView], *, mode: bool = False) -> Application:
+    """PURE: the same from what is known of the nodes. `mode`: the revision is a change of a site's mode."""
     heard = [node for node in found if node.state not in UNHEARD]
-    progress = tuple(_progress(node, revision, epoch) for node in heard)
+    progress = tuple(_progress(node, revision, epoch, mode) for node in heard)
     return Application(
         revision=revision,
         converged=bool(progress) and all(one.applied for one in progress),
@@ -65,7 +66,9 @@ def applied(revision: int, epoch: str, found: Sequence[NodeView]) -> Application
     )
 
 
-def _progress(node: NodeView, revision: int, epoch: str) -> NodeProgress:
+def _progress(node: NodeView, revision: int, epoch: str, mode: bool) -> NodeProgress:
+    if mode and not node.knows_modes:  # it reports what it did not understand as applied
+        return NodeProgress(node.name, node.revision, False, ("its agent is too old to know modes: upgrade it",))
     done = node.epoch == epoch and node.revision >= revision
     reasons = [] if node.epoch == epoch else ["it has not read the state of this epoch yet"]
     if not done:
