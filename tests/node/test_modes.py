@@ -181,6 +181,8 @@ def test_a_switch_holds_at_once_and_fails_nobody_else(blog: Node) -> None:
             revision = blog.put(document)
             wait_until(lambda status=status: blog.get(HOST)[0] == status, 5, f"the mode {wanted}")
             times.append(time.monotonic() - begun)
+            if number == switches // 2:
+                blog.processes["standby"].send_signal(signal.SIGHUP)  # it becomes a new program meanwhile
             blog.reported("blog", revision)
     finally:
         stop.set()

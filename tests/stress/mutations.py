@@ -175,6 +175,8 @@ class Mutator:
                         directory / f"foreign-{self._count}",
                         directory / "mode.maintenance",
                         directory / "mode.readonly",
+                        directory / "mode.json",
+                        self._run / "modes" / f"{slug}.json",
                         self._run / "hosts" / f"stolen-{self._count}.localhost",
                         self._run / "vassals" / f"{slug}.{900 + self._count}.ini",
                     )

@@ -18,6 +18,7 @@ from tenantry.embedded.signals import Interruption
 
 PROJECT = "demo"
 SITES = ("alpha", "beta", "gamma")
+_CLOSED = ("maintenance", "paused")  # modes in which somebody wants a site to answer 503
 # The first build downloads the demo's packages.
 _BUILD_LIMIT = timedelta(minutes=10)
 _SITE_LIMIT = timedelta(minutes=2)
@@ -73,7 +74,7 @@ def _make_project(platform: Platform, api: httpx.Client, view: View, interruptio
 
 
 def _wait_for_site(platform: Platform, api: httpx.Client, slug: str, view: View, interruption: Interruption) -> str:
-    """Wait until the node serves the site and it answers through nginx; return its URL."""
+    """Wait until the node serves the site and it answers through nginx, as its mode says; return its URL."""
     url = f"http://{slug}.localhost:{platform.config.http_port}/"
     if platform.config.http_port == 80:
         url = f"http://{slug}.localhost/"
@@ -87,8 +88,9 @@ def _wait_for_site(platform: Platform, api: httpx.Client, slug: str, view: View,
             raise DemoFailed(f"The demo site {slug} could not be made: {site.get('error')}")
         if seen == "ready":
             seen = _ask(address, f"{slug}.localhost")
-            if seen == "200":
-                view.show(slug, Step.READY, url)
+            closed = site["mode"] in _CLOSED
+            if seen == ("503" if closed else "200"):
+                view.show(slug, Step.READY, f"{url} ({site['mode']})" if closed else url)
                 return url
             seen = f"answers {seen}"
         view.show(slug, Step.WORKING, seen)
