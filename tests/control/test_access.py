@@ -37,7 +37,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/tokens"): {"name": "ci"},
     ("PUT", "/sites/{slug}/mode"): {"mode": "maintenance"},
     ("PUT", "/sites/{slug}/runtime"): {"runtime": "on_demand"},
-    ("POST", "/modes"): {"mode": "maintenance", "project": "demo"},
+    ("POST", "/modes"): {"mode": "maintenance", "sites": ["blog"]},
     ("POST", "/nodes/{name}/confirm"): {"token": "0123abcd"},
 }
 # Machines, not people: the token in the body, or the node's own. See test_joining and test_artifacts.
