@@ -1,5 +1,6 @@
 """A node of real parts: PostgreSQL with a double of agent_v1, nginx, the emperor, the agent, in an own directory."""
 
+import asyncio
 import atexit
 import contextlib
 import functools
@@ -21,6 +22,8 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from tenantry.node.effects.limits import remove_groups
+from tenantry.node.layout import Layout
 from tenantry.sealing import Sealer, generate_key
 from tenantry.spec.names import Fqdn, Slug
 from tenantry.spec.sites import Mode, ReleaseName, ReleaseSpec, Runtime, SiteSpec
@@ -264,7 +267,9 @@ class Node:
             if name in self.processes:
                 # Killed, the emperor takes its vassals with it at once; asked, it waits 3 s.
                 self.stop(name, signal.SIGKILL if name == "emperor" else signal.SIGTERM)
+        left = asyncio.run(remove_groups(Layout(self.home)))
         shutil.rmtree(self.home)
+        assert not left, f"control groups are left: {left}"
 
     def output(self, name: str) -> str:
         return (self.home / "logs" / f"{name}.out").read_text()

@@ -326,7 +326,7 @@ def test_a_socket_moved_in_from_another_site_is_noticed(kept: Kept) -> None:
 def test_a_socket_that_is_gone_costs_a_new_process_of_the_same_generation(kept: Kept, mutate: Mutation) -> None:
     pid = kept.pid()
     mutate(kept.site() / "1.sock")
-    assert kept.node.get("blog.localhost")[0] == 502
+    assert kept.node.get("blog.localhost")[0] == 503
     assert ("socket", "run/sites/blog/1.sock") in kept.found()
     began = time.monotonic()
     assert kept.repair() == ["RestoreSocket blog 1", "AwaitReady blog 1"]

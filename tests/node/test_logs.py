@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.node.effects.logs import trim_log
+from tenantry.node.effects.logs import trim_log, trim_logs
+from tenantry.node.layout import Layout
 
 
 def test_a_log_below_the_limit_is_left_alone(tmp_path: Path) -> None:
@@ -59,3 +60,15 @@ def test_a_link_in_a_logs_place_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_log_that_is_gone_is_nothing_to_cut(tmp_path: Path) -> None:
     assert trim_log(tmp_path / "gone.log", 1) is False
+
+
+def test_only_logs_that_have_grown_are_cut(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    trim_logs(layout, 10)  # before anything is there
+    layout.site_logs.mkdir(parents=True)
+    for name, size in (("flood.log", 50), ("quiet.log", 9), ("flood.migrate", 50)):
+        (layout.site_logs / name).write_bytes(b"x" * size)
+    (layout.site_logs / "link.log").symlink_to(layout.site_logs / "flood.migrate")
+    trim_logs(layout, 10)
+    sizes = {path.name: path.stat().st_size for path in layout.site_logs.iterdir()}
+    assert sizes == {"flood.log": 0, "flood.log.1": 10, "quiet.log": 9, "flood.migrate": 50, "link.log": 50}

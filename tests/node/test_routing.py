@@ -149,7 +149,7 @@ def test_a_site_that_is_away_gets_a_short_page(serving: Node) -> None:
     serving.stop("emperor", signal.SIGKILL)
     (serving.home / "run" / "sites" / "blog" / "1.sock").unlink()
     status, headers, body = serving.get("blog.localhost")
-    assert status == 502
+    assert status == 503
     assert headers["retry-after"] == "5"
     assert headers["cache-control"] == "no-store"
     assert b"not answering right now" in body

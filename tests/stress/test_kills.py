@@ -111,12 +111,12 @@ def test_500_kills(node: Node) -> None:
 
 
 def test_the_emperor_is_killed(node: Node) -> None:
-    """Its sites' processes end with it, so visitors get 502 until it is back and the sites are loaded again."""
+    """Its sites' processes end with it, so visitors get 503 until it is back and the sites are loaded again."""
     world = World(node, 12, seed=1)
     world.start()
     node.stop("emperor", signal.SIGKILL)
     killed = time.monotonic()
-    wait_until(lambda: world.visit("s1.localhost")[0] == 502, 5, "the sites end with the emperor")
+    wait_until(lambda: world.visit("s1.localhost")[0] == 503, 5, "the sites end with the emperor")
     node.start_emperor()
     wait_until(lambda: not world.wrong_answers(), 60, "all sites again")
     print(f"12 sites served again {time.monotonic() - killed:.1f} s after the emperor was killed")

@@ -31,6 +31,7 @@ PROCESSES_SECONDS = 15  # it imports the platform before it asks supervisord
 LEAST_POSTGRESQL = 15
 LEAST_FREE_BYTES = 1 << 30  # below this a build or a dump fails soon
 LOW_FREE_BYTES = 5 << 30
+CONTROLLERS = ("memory", "pids", "cpu")
 GIBIBYTE = 1 << 30
 SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin:/sbin"
 SOCKET_PATH_HOME_MAX = 46  # longer homes push unix socket paths over the kernel's 107 bytes
@@ -72,6 +73,7 @@ def examine(session: Session) -> Iterator[Finding]:
         yield check_redis()
     if (session.home / "config.json").exists():
         yield check_processes(session.home)
+        yield check_limits(session.home)
     if joined is not None:
         yield check_platform(joined)
         return
@@ -119,6 +121,24 @@ def check_disk(home: Path) -> Finding:
     if usage.free < LEAST_FREE_BYTES:
         return Finding("disk", "failed", message, advice)
     return Finding("disk", "warning" if usage.free < LOW_FREE_BYTES else "ok", message, advice)
+
+
+def check_limits(home: Path) -> Finding:
+    """The kernel holds each site to its share of memory, processes and processor time, by means that the node noted."""
+    try:
+        found = set(json.loads((home / "state" / "groups.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return Finding("limits", "ok", "not known here: the agent has not looked yet, or this is not its user")
+    missing = [controller for controller in CONTROLLERS if controller not in found]
+    if not missing:
+        return Finding("limits", "ok", "control groups hold sites to their memory, processes and processor time")
+    return Finding(
+        "limits",
+        "warning",
+        f"this machine offers no control group of {', '.join(missing)}: a site that takes too much slows the others",
+        "Run the node where control groups can be made: as root, in a unit with Delegate=yes and DelegateSubgroup=, or "
+        "in a container with a writable /sys/fs/cgroup.",
+    )
 
 
 def check_nginx() -> Finding:

@@ -3,12 +3,14 @@
 1. supervisord is asked to stop the processes, users before what they use: agent, jobs, control; nginx; emperor; stores.
 2. supervisord is told to end.
 3. What still lives and proves to be the home's (`processes`) is ended: orphans of a supervisord that was killed.
+4. The control groups of its sites are removed: they are the only thing of a home outside of it.
 
 Interrupted anywhere, doing it again goes on where it stopped.
 """
 
 import os
 import signal
+import subprocess
 import time
 from argparse import Namespace
 from datetime import timedelta
@@ -31,6 +33,7 @@ _STOP_LIMIT = timedelta(seconds=25)
 _END_LIMIT = timedelta(seconds=30)
 # PostgreSQL writes its last checkpoint in this time; killed before, it would recover at the next start.
 _POLITE_SECONDS = 15.0
+_CLEAN_SECONDS = 30
 _STOPPED = {"STOPPED", "EXITED", "FATAL", "UNKNOWN"}
 
 
@@ -69,6 +72,18 @@ def stop_platform(home: Home, config: Config | None, view: View, supervisor: Sup
         raise ComponentFailed("processes", f"These processes do not end: {pids}. End them by hand and try again.")
     home.supervisor_socket.unlink(missing_ok=True)
     forget_supervisor(home)
+    _remove_groups(home, view)
+
+
+def _remove_groups(home: Home, view: View) -> None:
+    """Have the node remove its control groups. One that stays is harmless, and used again at the next start."""
+    configuration = home.secrets / "agent.json"
+    if os.geteuid() != 0 or not configuration.exists():
+        return
+    command = [str(home.python), "-m", "tenantry.node", "clean", "--config", str(configuration)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_CLEAN_SECONDS, check=False)
+    if done.returncode != 0:
+        view.note(done.stderr.strip()[-500:])
 
 
 def clear_remains(home: Home, config: Config | None, view: View) -> None:

@@ -83,6 +83,16 @@ class Layout:
         return self.home / "run" / "failed"
 
     @property
+    def long(self) -> Path:
+        """One file for each site whose requests may take long: nginx waits longer for it."""
+        return self.home / "run" / "long"
+
+    @property
+    def full(self) -> Path:
+        """One file for each site that has used up its disk space: nginx takes no uploads for it."""
+        return self.home / "run" / "full"
+
+    @property
     def nginx_conf(self) -> Path:
         return self.home / "etc" / "nginx.conf"
 

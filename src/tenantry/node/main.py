@@ -17,11 +17,13 @@ from tenantry.node.command import run_command
 from tenantry.node.config import Config, read_config
 from tenantry.node.effects.emperor import become_emperor
 from tenantry.node.effects.host import LocalHost
+from tenantry.node.effects.limits import SiteLimits, remove_groups
 from tenantry.node.effects.logs import trim_for_ever
 from tenantry.node.effects.releases import Releases
 from tenantry.node.errors import NodeError
 from tenantry.node.gate import ConnectGate
 from tenantry.node.keeper import ReleaseKeeper
+from tenantry.node.limiter import Limiter
 from tenantry.node.listener import Listener
 from tenantry.node.memory import LastKnown
 from tenantry.node.prepare import prepare, remove_leftovers
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(options.config)
         if options.command == "prepare":
             prepare(config)
+        elif options.command == "clean":
+            return _clean(config)
         elif options.command == "run":
             asyncio.run(run_agent(config))
         elif options.command == "emperor":
@@ -65,6 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tenantry.node: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def _clean(config: Config) -> int:
+    """Remove what is not in the home: the control groups of its sites, when none of their processes is left."""
+    left = asyncio.run(remove_groups(config.layout))
+    if left:
+        print(f"tenantry.node: processes are still in {', '.join(left)}", file=sys.stderr)
+    return EXIT_FAILED if left else 0
 
 
 async def run_agent(config: Config) -> None:
@@ -108,6 +120,10 @@ async def run_agent(config: Config) -> None:
             group.create_task(watch_for_twins(store, agent, instance, reconciler.same_node_twice), name="twins"),
             group.create_task(watch_for_promotions(servers, store.timeline, timeline_of), name="servers"),
             group.create_task(host.flusher.run(), name="flusher"),
+            group.create_task(
+                Limiter(SiteLimits(config), reconciler.specs, reconciler.limits, clock=time.monotonic).run(),
+                name="limits",
+            ),
             group.create_task(trim_for_ever(config.layout), name="logs"),
             group.create_task(ReleaseKeeper(releases, reconciler.releases).run(), name="releases"),
         ]
@@ -159,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "keep this node's sites as the database says"),
         ("emperor", "become the uWSGI emperor; sites on demand begin asleep"),
         ("standby", "answer visitors in place of sites that may not"),
+        ("clean", "remove the control groups of sites; for when nothing of the home runs"),
         ("exec", "run a command in a site's environment, as the site's user"),
     ):
         command = commands.add_parser(name, help=text, description=text)

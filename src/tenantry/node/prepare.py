@@ -67,7 +67,16 @@ def remove_leftovers(layout: Layout) -> None:
 def own_directories(layout: Layout) -> dict[Path, int]:
     """Return the directories that the agent alone writes to, with their modes."""
     # Searchable, not listable: a site's user learns no names of its neighbours.
-    searched = (layout.hosts, layout.sites, layout.vassals, layout.modes, layout.site_logs, layout.run / "nginx-tmp")
+    searched = (
+        layout.hosts,
+        layout.sites,
+        layout.vassals,
+        layout.modes,
+        layout.site_logs,
+        layout.long,
+        layout.full,
+        layout.run / "nginx-tmp",
+    )
     own = (layout.state, layout.state / "sites", layout.written, layout.wake_failures)
     return {layout.etc: 0o755, layout.run: 0o755} | dict.fromkeys(searched, 0o711) | dict.fromkeys(own, 0o700)
 

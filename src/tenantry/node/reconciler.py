@@ -22,7 +22,7 @@ from tenantry.node.saver import DAMAGED, Saver
 from tenantry.node.status import NodeStatus
 from tenantry.node.wakings import Wakings
 from tenantry.node.worker import Worker
-from tenantry.spec.sites import ReleaseName
+from tenantry.spec.sites import ReleaseName, SiteSpec
 
 CLOCK_SKEW_SECONDS = 5.0
 NOTIFICATIONS_MISSING = "NotificationsNotArriving"
@@ -86,6 +86,15 @@ class Reconciler:
         """Return the releases of the sites that this node is to serve."""
         entries = map(self._desired.get, self._desired.slugs())
         return frozenset(entry.spec.release.name for entry in entries if entry is not None and entry.spec is not None)
+
+    def specs(self) -> list[SiteSpec]:
+        """Return the sites that this node is to serve."""
+        entries = map(self._desired.get, self._desired.slugs())
+        return [entry.spec for entry in entries if entry is not None and entry.spec is not None]
+
+    def limits(self, condition: str, message: str | None) -> None:
+        """It was looked whether sites keep to their limits; None: they do."""
+        self._say(condition, message)
 
     def hear(self, epoch: str | None, revision: int | None) -> None:
         """Somebody said where the head is. None: something moved."""

@@ -4,13 +4,12 @@ A standalone script of the standard library: `prepare` copies it to `<home>/etc/
 as `vassal --ini <slug>.<generation>.ini` in `run/vassals`. As root it reads only files that root alone can write.
 `tenantry.node exec` uses the same steps to run a command as the site.
 
-Steps, in this order: 1 read site.<generation>.json · 2 log · 3 activity · 4 socket · 5 limits · 6 user · 7 directory ·
-8 exec.
-An interruption leaves at most a socket nobody listens on, which the next start replaces.
+Steps, in this order: 1 read site.<generation>.json · 2 log · 3 activity · 4 socket · 5 control groups · 6 limits ·
+7 user · 8 directory · 9 exec. An interruption leaves at most a socket nobody listens on, which the next start replaces.
 """
 
 # pathlib would cost 10 ms at every start of a site.
-# ruff: noqa: PTH108, PTH120, PTH208, S606
+# ruff: noqa: PTH102, PTH108, PTH110, PTH119, PTH120, PTH208, S606
 import fcntl
 import json
 import os
@@ -22,6 +21,9 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
 LAST_CAPABILITY = 63  # the kernel answers EINVAL beyond its own last one
 BACKLOG_MAX = 1024
+MEBIBYTE = 1 << 20
+CONTROLLERS = ("memory", "pids", "cpu")
+PROCESSES_MAX = 512  # and threads, where the document does not say
 SOCKET_MODE = 0o660
 EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"  # the number in it grows with every vassal of the emperor
 EMPEROR_FD = 4  # ... so it is moved, else it would one day be the number the ini expects the socket under
@@ -45,6 +47,7 @@ def main(argv: list[str]) -> None:
         kept[EMPEROR_FD] = int(os.environ[EMPEROR_VARIABLE])
         environment[EMPEROR_VARIABLE] = str(EMPEROR_FD)
     keep_only(kept)
+    enter_groups(f"{slug}.{generation}", document["limits"], find_groups(home))
     become(document)
     os.execve(document["argv"][0], document["argv"], environment)
 
@@ -113,7 +116,7 @@ def bind_socket(place: dict) -> int:  # type: ignore[type-arg]
     if gid is not None:
         os.setegid(old_gid)
     os.umask(old_mask)
-    listener.listen(BACKLOG_MAX)
+    listener.listen(place.get("backlog", BACKLOG_MAX))  # the kernel takes no more than net.core.somaxconn
     return listener.detach()
 
 
@@ -137,6 +140,9 @@ def become(document: dict) -> None:  # type: ignore[type-arg]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = limits["open_files"] if hard == resource.RLIM_INFINITY else min(limits["open_files"], hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if "file_mb" in limits:  # not in those of the release before
+        size = limits["file_mb"] * MEBIBYTE
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds the site's secrets
     os.umask(0o027)
     user = document["user"]
@@ -148,6 +154,123 @@ def become(document: dict) -> None:  # type: ignore[type-arg]
         os.setresuid(user["uid"], user["uid"], user["uid"])
     forbid_new_privileges()
     os.chdir(document["cwd"])
+
+
+def find_groups(home: str) -> dict:  # type: ignore[type-arg]
+    """Return where this home's control groups belong, {controller: directory}, of the controllers that are to be had.
+
+    Version 1: below the group this process is in. Version 2: beside it, since a group with processes can have no
+    groups with limits in it. What limits this process's own surroundings so limits the sites, too.
+    """
+    with open("/proc/self/cgroup") as file:  # noqa: PTH123
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    own = {name: path for _, names, path in lines for name in names.split(",")}
+    name = group_name(home)
+    found: dict = {}  # type: ignore[type-arg]
+    unified = ""
+    with open("/proc/self/mountinfo") as file:  # noqa: PTH123
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            root, place = fields.split()[3:5]
+            kind, options = rest.split()[0], rest.split()[-1].split(",")
+            if kind == "cgroup2":
+                unified = unified or _own_group(place, root, own.get("", "/"), beside=True)
+            elif kind == "cgroup":
+                for controller in CONTROLLERS:
+                    if controller in options:
+                        found.setdefault(controller, f"{_own_group(place, root, own.get(controller, '/'))}/{name}")
+    if unified:
+        for controller in _enabled(unified):
+            found.setdefault(controller, f"{unified}/{name}")
+    return found
+
+
+def group_name(home: str) -> str:
+    """Return the name of the group of all of a home's sites."""
+    return "tenantry" + home.replace("/", ":")
+
+
+def _own_group(place: str, root: str, path: str, *, beside: bool = False) -> str:
+    """Return the directory of the group `path` in a file system mounted at `place`, which shows what is below `root`.
+
+    With `beside` the one around it, except at the top.
+    """
+    inside = path[len(root) :] if root != "/" and path.startswith(root) else path
+    parts = [part for part in inside.split("/") if part]
+    if ".." in parts:
+        return place
+    return "/".join([place, *(parts[:-1] if beside else parts)])
+
+
+def _enabled(directory: str) -> list:  # type: ignore[type-arg]
+    """Return the controllers that groups in a group of version 2 have; those that are missing are asked for."""
+    for controller in CONTROLLERS:
+        try:
+            _write(f"{directory}/cgroup.subtree_control", f"+{controller}")
+        except OSError:
+            pass  # not ours to give: what is enabled is read next
+    try:
+        with open(f"{directory}/cgroup.subtree_control") as file:  # noqa: PTH123
+            return [controller for controller in file.read().split() if controller in CONTROLLERS]
+    except OSError:
+        return []
+
+
+def enter_groups(name: str, limits: dict, groups: dict) -> None:  # type: ignore[type-arg]
+    """Put this process, and all it starts, into a group of its own of each controller.
+
+    A site is started also without: `tenantry doctor` says what the machine lacks. Its log says it where it matters.
+    """
+    memory_mb = limits.get("memory_mb") or 0
+    for controller, parent in groups.items():
+        if controller == "memory" and not memory_mb:
+            continue  # a group of memory costs the kernel some, of each sleeping site too
+        group = f"{parent}/{name}"
+        try:
+            _make_group(parent)
+            _make_group(group)
+            for file, value in _settings(group, memory_mb, limits.get("processes") or PROCESSES_MAX):
+                _write(f"{group}/{file}", str(value))
+            _write(f"{group}/cgroup.procs", str(os.getpid()))
+        except OSError as error:
+            if controller == "memory":
+                os.write(2, f"vassal: no limit of memory: {error}\n".encode())
+    if memory_mb and "memory" not in groups:
+        os.write(2, b"vassal: no limit of memory: this machine offers no control group for it\n")
+
+
+def _make_group(path: str) -> None:
+    """Make a group; the first of a home weighs as much as all the platform's processes beside it."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return
+    for file, value in (("cpu.weight", "1000"), ("cpu.shares", "10240")):
+        if ":" in os.path.basename(path) and os.path.exists(f"{path}/{file}"):
+            _write(f"{path}/{file}", value)
+    if ":" in os.path.basename(path) and os.path.exists(f"{path}/cgroup.subtree_control"):
+        _enabled(path)
+
+
+def _settings(group: str, memory_mb: int, processes: int) -> list:  # type: ignore[type-arg]
+    """Return (file, value) of what the group's version and controllers have. Swap counts: a leak must not only slow."""
+    size = memory_mb * MEBIBYTE if memory_mb else "max"
+    wanted = [
+        ("memory.max", size),
+        ("memory.swap.max", 0 if memory_mb else "max"),
+        ("memory.limit_in_bytes", size),
+        ("memory.memsw.limit_in_bytes", size),
+        ("pids.max", processes),
+    ]
+    return [(file, value) for file, value in wanted if os.path.exists(f"{group}/{file}")]
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def drop_capabilities() -> None:

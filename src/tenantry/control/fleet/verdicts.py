@@ -13,6 +13,9 @@ UNHEARD = ("joining", "silent")
 HARMLESS = {
     "Drained": "",
     "NotificationsNotArriving": "polls for changes: notifications do not reach it",
+    "LimitsNotEnforced": "cannot hold every site to its limits",
+    "DiskLimitReached": "has sites that used up their disk space",
+    "MemoryLimitReached": "has sites that reached their limit of memory",
     "ClockSkewed": "has another time than the database",
 }
 

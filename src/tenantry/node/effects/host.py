@@ -21,6 +21,7 @@ from tenantry.node.effects.files import (
     write_file,
 )
 from tenantry.node.effects.flushing import Flusher
+from tenantry.node.effects.limits import SiteLimits, needs_long
 from tenantry.node.effects.node_integrity import NodeIntegrity
 from tenantry.node.effects.readiness import Readiness
 from tenantry.node.errors import NodeError, NotReady, Transient
@@ -104,6 +105,7 @@ class LocalHost:
         self._readiness = Readiness(config, ready_seconds)
         self._tables = Tables(self._layout)
         self._releases = releases
+        self._limits = SiteLimits(config)
         self.flusher = Flusher(self._layout.home)
         self._written = Written(self._layout.written, self.flusher)
         self._sites = SiteIntegrity(
@@ -254,6 +256,8 @@ class LocalHost:
             case SetLink(name=name, target=str(target)):
                 set_link(directory / name, target)
             case WriteDocument():
+                if needs_long(_needed(spec).limits):  # shortened by the limiter, when what serves now is gone
+                    self._limits.set_long(action.slug, _needed(spec).limits)
                 self._write_document(_needed(spec), action.generation)
             case ParkVassal():
                 self._park(_needed(spec), action.generation)
@@ -282,6 +286,8 @@ class LocalHost:
                 remove(self._layout.wake_failures / action.slug)
                 remove(self._layout.process_mode(action.slug))
                 self._written.drop(action.slug)
+                self._limits.set_long(action.slug, None)
+                self._limits.set_full(action.slug, False)
                 self._sites.served.pop(action.slug, None)
             case _:
                 raise NodeError(f"an action nobody knows: {action}")
@@ -319,7 +325,12 @@ class LocalHost:
 
     def _vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
         text = render_vassal(
-            spec.slug, generation, processes=spec.processes, threads=spec.threads, backlog=self._backlog
+            spec.slug,
+            generation,
+            processes=spec.processes,
+            threads=spec.threads,
+            backlog=self._backlog,
+            limits=spec.limits,
         )
         return text.encode()
 

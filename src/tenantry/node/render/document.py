@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tenantry.node.config import Config, Owner
-from tenantry.node.render.uwsgi import LISTENING_FD
+from tenantry.node.render.uwsgi import LISTENING_FD, queue_length
 from tenantry.spec.environment import (
     CacheAccess,
     DatabaseAccess,
@@ -26,6 +26,8 @@ from tenantry.spec.sites import SiteSpec
 VERSION = 1
 OPEN_FILES = 4096  # descriptors of one site's process
 PROCESSES = 512  # processes and threads of one site's user (root only: the limit counts per uid)
+FILE_MB = 4096  # one file of a site whose disk space is not limited
+LEAST_FILE_MB = 64  # its log may grow to half of that before it is cut
 _RUN_UWSGI = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
 
 
@@ -76,9 +78,23 @@ def site_document(spec: SiteSpec, secrets: Secrets, config: Config, nginx_gid: i
         "cwd": posixpath.join(str(release), "src", posixpath.dirname(manage)).rstrip("/"),
         "environment": _environment(spec, secrets, config),
         "user": _user(owner),
-        "socket": {"path": str(layout.socket(spec.slug, spec.generation)), "gid": nginx_gid, "fd": LISTENING_FD},
+        "socket": {
+            "path": str(layout.socket(spec.slug, spec.generation)),
+            "gid": nginx_gid,
+            "fd": LISTENING_FD,
+            "backlog": queue_length(spec.processes, spec.limits),
+        },
         "log": {"path": str(layout.log(spec.slug)), "gid": config.control_gid()},
-        "limits": {"open_files": OPEN_FILES, "processes": None if owner is None else PROCESSES},
+        "limits": _limits(spec, owner),
+    }
+
+
+def _limits(spec: SiteSpec, owner: Owner | None) -> dict[str, Any]:
+    return {
+        "open_files": OPEN_FILES,
+        "processes": None if owner is None else PROCESSES,
+        "memory_mb": spec.limits.memory_mb,
+        "file_mb": max(spec.limits.disk_mb, LEAST_FILE_MB) if spec.limits.disk_mb else FILE_MB,
     }
 
 

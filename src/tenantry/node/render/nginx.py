@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from tenantry.node.layout import Layout
+from tenantry.spec.limits import BOUNDS, DEFAULT_LIMITS
 
 MIME_TYPES = {
     "application/javascript": "js mjs",
@@ -100,6 +101,9 @@ _STANDBY_PARAMETERS = {
 }
 
 
+GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
+READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
+LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
 READY_PATH = "/.tenantry/ready"
 _REVISION = re.compile(r'location = /revision .* return 200 "([0-9a-f]{16})\\n";')
 _NO_REVISION = "0" * 16
@@ -196,7 +200,7 @@ def _http(layout: Layout) -> str:
   scgi_temp_path {temporary}/scgi;
   uwsgi_max_temp_file_size 0;
   uwsgi_connect_timeout 5s;
-  uwsgi_read_timeout 60s;
+  uwsgi_read_timeout {READ_SECONDS:d}s;
   # Obeyed, it makes nginx read files for the application: of a site whose hostname begins with this site's, too.
   uwsgi_ignore_headers X-Accel-Redirect;
   default_type application/octet-stream;
@@ -210,6 +214,7 @@ def _http(layout: Layout) -> str:
   map $typed_port $seen_port {{ default $server_port; "~^:(?<seen>[0-9]+)$" $seen; }}
   map $rp $site {{ default ""; "~/sites/(?<slug>[a-z0-9-]+)$" $slug; }}
   map $request_method $unsafe {{ default w; GET ""; HEAD ""; OPTIONS ""; }}
+  map $content_type $sends_file {{ default ""; "~*^multipart/form-data" 1; }}
   # A name with a hash in it (ManifestStaticFilesStorage) never changes its content.
   map $uri $static_cache {{
     default "public, max-age=3600";
@@ -246,10 +251,14 @@ def _server(layout: Layout) -> str:
     set $red $https;
     if (-f $rp/mode.https) {{ set $red "r$https"; }}
     if ($red = r) {{ return 308 https://$h$request_uri; }}
-    # One that was let through may meet a site that is away.
+    set $upload "";
+    if (-f {layout.full}/$site) {{ set $upload $sends_file; }}
+    # A named place keeps a request's method and body. What is answered there may need a page, too.
     recursive_error_pages on;
     error_page 404 @unknown;
-    error_page 502 504 @away;
+    error_page 418 = @long;
+    error_page 502 504 = @away;
+    error_page 507 = @full;
     error_page 503 = @standby;
 {_pages()}
     # `root` here is the site's directory; below its two links nothing may lead elsewhere.
@@ -276,7 +285,13 @@ def _server(layout: Layout) -> str:
 style-src 'unsafe-inline'" always;
     }}
     location @application {{ if ($gate = rw) {{ return 503; }} uwsgi_pass unix:$rp/app.sock; }}
-    location / {{ if ($gate = rw) {{ return 503; }} uwsgi_pass unix:$rp/app.sock; }}
+    location / {{
+      if ($gate = rw) {{ return 503; }}
+      if ($upload) {{ return 507; }}
+      if (-f {layout.long}/$site) {{ return 418; }}
+      uwsgi_pass unix:$rp/app.sock;
+    }}
+    location @long {{ uwsgi_pass unix:$rp/app.sock; uwsgi_read_timeout {LONGEST_SECONDS:d}s; }}
 {_standby(layout)}"""
 
 
@@ -312,6 +327,13 @@ def _pages() -> str:
             'return 404 "No site answers to this name here.\\n"; }',
             page(
                 "away", 503, "One moment, please", "This site is not answering right now. Try again.", retry.format(5)
+            ),
+            page(
+                "full",
+                507,
+                "No room for files",
+                "This site has used up its disk space and takes no files until some are deleted.",
+                "add_header Cache-Control no-store always;",
             ),
             page(
                 "closed",

@@ -1,6 +1,7 @@
 """PURE: the emperor's ini and one vassal's ini."""
 
 from tenantry.node.layout import Layout
+from tenantry.spec.limits import DEFAULT_LIMITS, Limits
 from tenantry.spec.names import Slug
 
 LISTENING_FD = 3  # where the wrapper leaves the listening socket
@@ -8,6 +9,10 @@ STOP_SECONDS = 10  # a worker that has not ended this long after it was told to 
 # The body is taken before the application runs: one that answers without reading it (a refused upload) would reset
 # the connection, and nginx would say 502 instead of passing the answer on. Above this it waits in the site's TMPDIR.
 BODY_IN_MEMORY_BYTES = 65_536
+# Who finds the queue full is told at once to come again; a longer queue only makes everybody wait longer.
+QUEUE_PER_WORKER = 128
+QUEUE_MAX = 1024
+OVERLOAD_SECONDS = 2  # how often uWSGI looks whether workers are busy; an idle one goes after ten times as long
 BUFFER_BYTES = 65_535  # one request's variables; nginx lets at most 4 headers of 8 kB through
 
 
@@ -27,15 +32,27 @@ die-on-term = true
 """
 
 
-def render_vassal(slug: Slug, generation: int, *, processes: int, threads: int, backlog: int) -> str:
-    """Return the ini of one generation. Which application it loads is told by the environment (TENANTRY_WSGI)."""
+def queue_length(processes: int, limits: Limits = DEFAULT_LIMITS) -> int:
+    """Return how many connections may wait for a site's workers; those of a site that may grow have room to."""
+    return min(QUEUE_PER_WORKER * max(processes, limits.processes_max), QUEUE_MAX)
+
+
+def render_vassal(
+    slug: Slug, generation: int, *, processes: int, threads: int, backlog: int, limits: Limits = DEFAULT_LIMITS
+) -> str:
+    """Return the ini of one generation. Which application it loads is told by the environment (TENANTRY_WSGI).
+
+    `backlog` is the longest queue that the kernel allows.
+    """
+    workers = max(processes, limits.processes_max)
+    backlog = min(queue_length(processes, limits), backlog)
     return f"""\
 [uwsgi]
 strict = true
 socket = fd://{LISTENING_FD:d}
 module = django_tenantry.wsgi:application
 master = true
-processes = {processes:d}
+processes = {workers:d}
 threads = {threads:d}
 enable-threads = true
 lazy-apps = true
@@ -44,6 +61,7 @@ need-app = true
 die-on-term = true
 exit-on-reload = true
 listen = {backlog:d}
+harakiri = {limits.request_seconds:d}
 buffer-size = {BUFFER_BYTES:d}
 post-buffering = {BODY_IN_MEMORY_BYTES:d}
 worker-reload-mercy = {STOP_SECONDS:d}
@@ -53,4 +71,31 @@ ignore-sigpipe = true
 ignore-write-errors = true
 disable-write-exception = true
 procname-prefix-spaced = {slug}.{generation:d}
+{_growth(processes, workers)}{_memory(workers, limits.memory_mb)}"""
+
+
+def _growth(processes: int, workers: int) -> str:
+    """Workers come while those there are busy more than half of the time, and go again when they are not."""
+    if workers == processes:
+        return ""
+    return f"""\
+cheaper-algo = busyness
+cheaper = {processes:d}
+cheaper-initial = {processes:d}
+cheaper-step = 1
+cheaper-overload = {OVERLOAD_SECONDS:d}
+"""
+
+
+def _memory(workers: int, memory_mb: int) -> str:
+    """A worker that has grown is replaced after its request; one that alone has more than the whole site may, at once.
+
+    The limit itself is the kernel's (`vassal`, control groups). These keep a leak from ever reaching it.
+    """
+    if not memory_mb:
+        return ""
+    grown = memory_mb * 3 // 4 if workers == 1 else memory_mb // 2
+    return f"""\
+reload-on-rss = {max(grown, 1):d}
+evil-reload-on-rss = {memory_mb:d}
 """

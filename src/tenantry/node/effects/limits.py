@@ -1,0 +1,149 @@
+"""What holds a site to its limits besides its own process: control groups, flags for nginx, the size of its files."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tenantry.node import vassal
+from tenantry.node.config import Config
+from tenantry.node.effects.files import remove, write_file
+from tenantry.node.layout import Layout, parse_vassal
+from tenantry.node.probes import entries
+from tenantry.node.vassal import find_groups
+from tenantry.spec.limits import DEFAULT_LIMITS, Limits
+from tenantry.spec.names import Slug
+
+MEASURE_SECONDS = 120.0  # for the files of one site; more are not counted to the end
+FLAG_MODE = 0o644
+GONE_SECONDS = 5.0  # in which the processes of a group that is to be removed end
+_STEP_SECONDS = 0.05
+
+
+def needs_long(limits: Limits) -> bool:
+    """Whether nginx has to wait longer for the site than it does for others."""
+    return limits.request_seconds > DEFAULT_LIMITS.request_seconds
+
+
+class SiteLimits:
+    """This machine's means against a site that takes too much. Groups are made by the wrapper, and removed here."""
+
+    def __init__(self, config: Config) -> None:
+        self._layout = config.layout
+
+    def controllers(self) -> frozenset[str]:
+        """Return the control groups' controllers that this machine offers."""
+        return frozenset(find_groups(str(self._layout.home)))
+
+    def note_groups(self) -> None:
+        """Remember where the groups are: `down` may be run from another session, which has other groups around it."""
+        groups = json.dumps(find_groups(str(self._layout.home)), sort_keys=True)
+        write_file(_note(self._layout), groups.encode(), mode=0o600)
+
+    def set_long(self, slug: Slug, limits: Limits | None) -> None:
+        """Have nginx wait for the site as long as its requests may take."""
+        self._flag(self._layout.long / slug, limits is not None and needs_long(limits))
+
+    def set_full(self, slug: Slug, full: bool) -> None:
+        """Have nginx refuse uploads to the site, or take them again."""
+        self._flag(self._layout.full / slug, full)
+
+    def _flag(self, path: Path, up: bool) -> None:
+        if up and not path.exists():
+            write_file(path, b"", mode=FLAG_MODE)
+        elif not up:
+            remove(path)
+
+    def flagged(self) -> frozenset[Slug]:
+        """Return the sites that have a flag."""
+        return frozenset(Slug(name) for place in (self._layout.long, self._layout.full) for name in entries(place))
+
+    def is_here(self, slug: Slug) -> bool:
+        """Whether anything of the site is on the node."""
+        return os.path.lexists(self._layout.site(slug))
+
+    def remove_old_groups(self) -> None:
+        """Remove the groups of generations that are no more. One that still has processes is left for the next time."""
+        for directory in set(find_groups(str(self._layout.home)).values()):
+            for name in entries(Path(directory)):
+                made = parse_vassal(f"{name}.ini")
+                if made is not None and not os.path.lexists(self._layout.vassal(*made)):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(f"{directory}/{name}")  # noqa: PTH106
+
+    def kills(self) -> dict[str, int]:
+        """Return how many processes the kernel ended at the limit of memory, by generation («blog.3»)."""
+        directory = find_groups(str(self._layout.home)).get("memory")
+        if directory is None:
+            return {}
+        return {
+            name: _kills(Path(directory) / name) for name in entries(Path(directory)) if parse_vassal(f"{name}.ini")
+        }
+
+    async def disk_mb(self, slug: Slug) -> int | None:
+        """Return the size of the site's files, None when it could not be told in time.
+
+        `du` goes through them without following links, below everybody else's priority.
+        """
+        command = ["nice", "-n", "19", "du", "-skx", "--", str(self._layout.data(slug)), str(self._layout.log(slug))]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(MEASURE_SECONDS):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            return None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        sizes = [int(line.split()[0]) for line in output.splitlines()]  # a file that went meanwhile is left out
+        return sum(sizes) // 1024 if sizes else None
+
+
+async def remove_groups(layout: Layout) -> list[str]:
+    """Remove every control group of this home; return those that are still there: processes are in them."""
+    left = dict.fromkeys(_noted(layout))
+    for _ in range(int(GONE_SECONDS / _STEP_SECONDS)):
+        for path in list(left):
+            if _remove_tree(path):
+                del left[path]
+        if not left:
+            break
+        await asyncio.sleep(_STEP_SECONDS)
+    return list(left)
+
+
+def _remove_tree(path: str) -> bool:
+    for name in entries(Path(path)):
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{path}/{name}")  # noqa: PTH106  the files of a group are no entries to be removed
+    with contextlib.suppress(OSError):
+        os.rmdir(path)  # noqa: PTH106
+    return not os.path.lexists(path)
+
+
+def _noted(layout: Layout) -> Iterator[str]:
+    """The groups in use and those an agent noted, as far as they are control groups of this home's name."""
+    own = set(find_groups(str(layout.home)).values())
+    names = {Path(path).name for path in own} | {vassal.group_name(str(layout.home))}
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        own |= {path for path in json.loads(_note(layout).read_bytes()).values() if isinstance(path, str)}
+    for path in sorted(own):
+        if Path(path).name in names and path.startswith("/sys/fs/cgroup/"):
+            yield path
+
+
+def _note(layout: Layout) -> Path:
+    return layout.state / "groups.json"
+
+
+def _kills(group: Path) -> int:
+    for name in ("memory.events", "memory.oom_control"):
+        with contextlib.suppress(OSError):
+            words = [line.split() for line in (group / name).read_text().splitlines()]
+            return sum(int(value) for key, value in words if key == "oom_kill")
+    return 0
