@@ -177,6 +177,25 @@ def test_sites_wake_without_agent_and_database_and_after_standby_was_killed(serv
     wait_until(lambda: serving.get("blog.localhost")[0] == 200, what="standby is back")
 
 
+def test_what_a_sleeping_site_needs_is_repaired_and_a_sleeping_site_is_no_drift(serving: Node) -> None:
+    sleeping(serving, "blog", 1)
+    serving.stop("agent")
+    (place(serving, "blog") / "vassal.1.ini").unlink()
+    for name, target in (("idle", "999999"), ("app.sock", "../../nowhere.sock")):
+        (place(serving, "blog") / name).unlink()
+        (place(serving, "blog") / name).symlink_to(target)
+    serving.start_agent()
+    wait_until(lambda: serving.get("blog.localhost")[0] == 200, what="it serves again")
+    wait_until(lambda: os.readlink(place(serving, "blog") / "idle") == "1")
+    wait_until(lambda: sleeps(serving, "blog"))
+    serving.stop("agent")
+    rows = serving.sql("SELECT max(number) FROM agent_v1.received")
+    serving.start_agent()
+    query = "SELECT report FROM agent_v1.received WHERE number > %s AND report->'checked' IS NOT NULL"
+    reports = wait_until(lambda: serving.sql(query, rows[0][0]), 40, "a check")
+    assert all(report["checked"]["drift"] == 0 for (report,) in reports)
+
+
 def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) -> None:
     """Its processes ended with it. A thousand sites that start at once would be away for minutes."""
     for number, slug in enumerate(("one", "two"), start=1):
