@@ -148,7 +148,7 @@ def test_without_standby_a_site_is_closed_all_the_same(serving: Node) -> None:
     wait_until(lambda: serving.get(HOST, headers=cookie())[0] == 200, 5)
     serving.stop("emperor", signal.SIGKILL)
     status, _, body = serving.get(HOST, headers=cookie())
-    assert (status, b"not answering right now" in body) == (502, True)
+    assert (status, b"not answering right now" in body) == (503, True)
 
 
 def test_a_new_generation_is_ready_in_every_mode(blog: Node) -> None:
