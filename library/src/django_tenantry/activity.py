@@ -28,8 +28,13 @@ def keep_awake(seconds: float) -> None:
 
 
 def with_marks(application: WSGIApplication, environment: Mapping[str, str]) -> WSGIApplication:
-    """Return `application` marking each request, and answering the platform's probe in its place."""
+    """Return `application` marking each request, and answering the platform's probe in its place.
+
+    Itself where the platform left no file to mark.
+    """
     descriptor = _descriptor(environment)
+    if descriptor is None:
+        return application
     marked = 0.0
 
     def marking(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -38,7 +43,7 @@ def with_marks(application: WSGIApplication, environment: Mapping[str, str]) -> 
             start_response("204 No Content", [])
             return []
         now = time.monotonic()
-        if descriptor is not None and now - marked > MARK_SECONDS:
+        if now - marked > MARK_SECONDS:
             marked = now
             _mark(descriptor)
         return application(environ, start_response)
