@@ -6,11 +6,13 @@ The programs and the demo's release are made outside, where a package index can 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,12 @@ class Machine(Platform):
         super().__init__(home, PORT, PORT + 1)
         self.namespace = namespace
         self.address = address
+        self.clock: dict[str, str] = {}  # of every program that is started from now on
 
     @property
     def environment(self) -> dict[str, str]:
         """A person's, on a machine without a package index."""
-        return super().environment | {"UV_OFFLINE": "1"}
+        return super().environment | {"UV_OFFLINE": "1"} | self.clock
 
     def argv(self, *command: str | Path) -> list[str]:
         """Return `command` as it is run on this machine."""
@@ -323,3 +326,72 @@ def test_drain_and_remove(first: Machine, node: Machine) -> None:
     # Running or not: a removed node's home joins again with a new token.
     assert node.join(new_token(first), "--name", "node-3").returncode == 0
     assert node.serves()
+
+
+@pytest.fixture(scope="module")
+def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What sets the clock of programs wrong that preload it."""
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    made = tmp_path_factory.mktemp("clock") / "wrong_clock.so"
+    source = Path(__file__).with_name("wrong_clock.c")
+    subprocess.run(["cc", "-std=gnu2x", "-O2", "-fPIC", "-shared", "-o", str(made), str(source)], check=True, timeout=60)
+    for path in [made, *made.parents][:-2]:
+        path.chmod(0o755)  # sites' users load it, too
+    return made
+
+
+@pytest.fixture
+def third(network: Network, first: Machine) -> Iterator[Machine]:
+    machine = network.machine(3)
+    try:
+        yield machine
+        machine.down()
+    finally:
+        left = end_and_remove(machine)
+    assert not left, f"still running after «tenantry down»: {left}"
+
+
+@pytest.mark.long
+def test_a_machine_whose_clock_is_an_hour_off(first: Machine, third: Machine, wrong_clock: Path) -> None:
+    """It joins over TLS, serves, and what it reports is dated by the database's clock."""
+    third.clock = {"LD_PRELOAD": str(wrong_clock), "CLOCK_OFFSET": "-3600"}
+    done = third.join(new_token(first), "--name", "wrong")
+    assert done.returncode == 0, done.stdout + done.stderr
+    _works_with_a_skew(first, third, "behind")
+    third.down()
+    third.clock["CLOCK_OFFSET"] = "3600"
+    third.up()
+    _works_with_a_skew(first, third, "ahead of")
+    third.down()
+    third.clock = {}
+    third.up()
+    first.eventually(lambda: "ClockSkewed" not in _conditions(first, "wrong"), 30)
+
+
+def _works_with_a_skew(first: Machine, third: Machine, direction: str) -> None:
+    third.eventually(third.serves, 60)
+    first.eventually(lambda: "ClockSkewed" in _conditions(first, "wrong"), 30)
+    seconds = re.search(rf"clock is (\d+) s {direction} the database's", _conditions(first, "wrong")["ClockSkewed"])
+    assert seconds is not None
+    assert 3590 <= int(seconds[1]) <= 3610
+    first.tenantry("node", "check", "wrong", "--wait")
+    begun = datetime.now(UTC)
+    (third.home / "run" / "hosts" / "alpha.localhost").unlink()
+    first.tenantry("node", "check", "wrong", "--repair", "--wait")
+    assert third.serves()
+    drift = first.json("node", "drift", "wrong")[0]
+    assert drift["path"] == "run/hosts/alpha.localhost"
+    good, found, repaired = (datetime.fromisoformat(drift[key]) for key in ("good_at", "found_at", "repaired_at"))
+    assert good < begun <= found <= repaired <= datetime.now(UTC)
+    assert (begun - good).total_seconds() < 60
+    first.tenantry("hostname", "add", "alpha", f"{direction[:5]}.localhost", "--wait")
+    assert third.status_of(f"{direction[:5]}.localhost") == "200"
+    shown = first.json("node", "show", "wrong")
+    assert (shown["state"], shown["lag"]) == ("ready", 0)
+    assert (datetime.now(UTC) - datetime.fromisoformat(shown["last_contact"])).total_seconds() < 15
+
+
+def _conditions(first: Machine, name: str) -> dict[str, str]:
+    """What the node says is wrong: messages by type."""
+    return {one["type"]: one["message"] for one in first.json("node", "show", name)["conditions"]}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tenantry.testing.postgres import has_postgres
+
 # The lab is a module beside the tests, which importlib mode does not put on the path.
 _SPEC = importlib.util.spec_from_file_location("node_lab", Path(__file__).with_name("lab.py"))
 assert _SPEC is not None
@@ -19,7 +21,7 @@ _SPEC.loader.exec_module(lab)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = [name for name in ("nginx",) if shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") is None]
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+    if not has_postgres():
         missing.append("PostgreSQL")
     if lab.reachable_python() is None:
         missing.append("a Python of this version that every user can execute")

@@ -27,6 +27,7 @@ from tenantry.node.layout import Layout
 from tenantry.sealing import Sealer, generate_key
 from tenantry.spec.names import Fqdn, Slug
 from tenantry.spec.sites import Mode, ReleaseName, ReleaseSpec, Runtime, SiteSpec
+from tenantry.testing.postgres import find_postgres_bin
 
 ROOT = Path(__file__).parents[2]
 AS_ROOT = os.geteuid() == 0
@@ -146,8 +147,7 @@ class Postgres:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-        self._bin = binaries[-1] if binaries else Path(shutil.which("initdb") or "/usr/bin/initdb").parent
+        self._bin = find_postgres_bin()
         directory.mkdir(parents=True, exist_ok=True)
         self._as = []
         if AS_ROOT:

@@ -22,6 +22,7 @@ from tenantry.embedded.certificates import make_ca, make_server_certificate, pem
 from tenantry.node.config import Config, RedisAddress, parse_config
 from tenantry.node.errors import ConfigError
 from tenantry.node.render.document import Secrets, site_document
+from tenantry.testing.postgres import has_postgres
 
 PASSWORD = "p@ss/w:rd+%20?#&"  # every character that an address gives a meaning to
 ADDRESS = "127.0.0.1"
@@ -113,7 +114,7 @@ def make_certificates(directory: Path, address: str = ADDRESS) -> None:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or shutil.which("redis-server") is None:
+    if not has_postgres() or shutil.which("redis-server") is None:
         pytest.skip("needs PostgreSQL and redis-server")
     directory = Path(tempfile.mkdtemp(prefix="tntls", dir="/tmp"))
     directory.chmod(0o755)

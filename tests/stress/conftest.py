@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from tenantry.testing.postgres import has_postgres
+
 ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # `bench` is no part of the distribution
@@ -33,7 +35,7 @@ _load("stress_mutations", ROOT / "tests" / "stress" / "mutations.py")
 def postgres() -> Iterator["lab.Postgres"]:
     if lab.reachable_python() is None or not Path("/usr/sbin/nginx").exists():
         pytest.skip("needs nginx and a Python of this version that every user can execute")
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+    if not has_postgres():
         pytest.skip("needs PostgreSQL")
     with lab.running_postgres() as cluster:
         yield cluster

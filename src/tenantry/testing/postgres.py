@@ -17,6 +17,7 @@ from psycopg import sql
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 20.0
 SUPERUSER = "postgres"
+BIN_VARIABLE = "TENANTRY_TEST_PG_BIN"
 PORT = 5432  # part of the socket's name only
 
 # Data of a test is thrown away: nothing has to survive a crash.
@@ -37,7 +38,11 @@ class PostgresUnavailable(Exception):
 
 
 def find_postgres_bin() -> Path:
-    """Return the directory of the newest PostgreSQL server binaries on this machine."""
+    """Return the directory of PostgreSQL's programs: that of TENANTRY_TEST_PG_BIN, or the newest on this machine."""
+    if chosen := os.environ.get(BIN_VARIABLE):
+        if not os.access(Path(chosen) / "postgres", os.X_OK):
+            raise PostgresUnavailable(f"{BIN_VARIABLE}: there is no program «postgres» in {chosen}.")
+        return Path(chosen)
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/postgres"),
         key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0),
@@ -48,6 +53,14 @@ def find_postgres_bin() -> Path:
     if on_path:
         return Path(on_path).parent
     raise PostgresUnavailable("No PostgreSQL server was found. Install the distribution's package «postgresql».")
+
+
+def has_postgres() -> bool:
+    """Whether a server can be started here: what tests ask that are skipped elsewhere."""
+    try:
+        return (find_postgres_bin() / "initdb").exists()
+    except PostgresUnavailable:
+        return False
 
 
 @dataclass
