@@ -5,18 +5,26 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tenantry.testing.postgres import has_postgres
 
-# The lab is a module beside the tests, which importlib mode does not put on the path.
-_SPEC = importlib.util.spec_from_file_location("node_lab", Path(__file__).with_name("lab.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-lab = importlib.util.module_from_spec(_SPEC)
-sys.modules["node_lab"] = lab
-_SPEC.loader.exec_module(lab)
+
+def _load(name: str) -> Any:
+    """Load a module beside the tests, which importlib mode does not put on the path, as `node_<name>`."""
+    spec = importlib.util.spec_from_file_location(f"node_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[f"node_{name}"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+lab = _load("lab")
+_load("breakages")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from node_lab import AS_ROOT, Node, wait_until
 
+from tenantry.node.vassal import CPU_SHARES, LOADING_NICENESS, find_groups
+
 BROKEN = "raise RuntimeError('this release is broken')\n"
 
 
@@ -104,7 +106,7 @@ def test_a_new_generation_takes_over_without_a_failed_request(serving: Node) -> 
             revision = serving.put(serving.document("blog", 1, release, generation=generation))
             assert serving.reported("blog", revision)["generation"] == generation
         site = serving.home / "run" / "sites" / "blog"
-        left = ["4.sock", "app.sock", "media", "site.4.json", "static"]
+        left = ["4.sock", "activity", "app.sock", "media", "site.4.json", "static"]
         wait_until(lambda: sorted(path.name for path in site.iterdir()) == left, what="the old generations to go")
         assert [path.name for path in (serving.home / "run" / "vassals").iterdir()] == ["blog.4.ini"]
     visitor.join()
@@ -243,3 +245,46 @@ def test_exec_runs_in_the_sites_environment(serving: Node) -> None:
     assert subprocess.run(missing, capture_output=True, timeout=30).returncode == 1
     wrong = serving.python("exec", "--config", str(serving.config), "../etc", "--", "true")
     assert subprocess.run(wrong, capture_output=True, timeout=30).returncode == 2
+
+
+WARMED = """
+import os, threading, time
+here = os.environ["TMPDIR"]
+niceness = os.getpriority(os.PRIO_PROCESS, 0)
+open(f"{here}/loading.{os.getpid()}", "w").write(str(niceness))
+while not os.path.exists(f"{here}/go"):
+    time.sleep(0.01)
+def application(environ, start_response):
+    with open(f"{here}/asked", "a") as file:
+        file.write(f"{environ['PATH_INFO']} {os.getpid()} {threading.get_native_id()}\\n")
+    body = f"{os.getpriority(os.PRIO_PROCESS, threading.get_native_id())}".encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def test_every_thread_is_warm_before_visitors_come_and_loading_takes_second_place(serving: Node) -> None:
+    serving.release("warmed-1", WARMED)
+    document = serving.document("blog", 1, "warmed-1", processes=2, threads=3, warm_paths=["/warm", "/warmer"])
+    revision = serving.put(document)
+    temporary = serving.home / "data" / "blog" / "tmp"
+    wait_until(lambda: len([path for path in temporary.glob("loading.*") if path.read_text()]) == 2)
+    loading = {int(path.read_text()) for path in temporary.glob("loading.*")}
+    shares = share_of(serving, "blog.1")
+    (temporary / "go").touch()
+    serving.reported("blog", revision)
+    asked = [line.split() for line in (temporary / "asked").read_text().splitlines()]
+    for path in ("/", "/warm", "/warmer"):
+        assert len({tuple(who) for which, *who in asked if which == path}) == 6, asked
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    if shares is not None:
+        assert share_of(serving, "blog.1") == pytest.approx(10 * shares, rel=0.05)
+    else:
+        assert loading == {min(normal + LOADING_NICENESS, 19) if AS_ROOT else normal}
+    assert {serving.get("blog.localhost")[2] for _ in range(12)} == {str(normal).encode()}
+
+
+def share_of(node: Node, generation: str) -> int | None:
+    """The share of the processor that a generation's control group has; None where there are no such groups."""
+    group = Path(find_groups(str(node.home)).get("cpu", "/nowhere")) / generation
+    return next((int((group / name).read_text()) for name, _ in CPU_SHARES if (group / name).exists()), None)

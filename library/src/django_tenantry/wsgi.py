@@ -11,6 +11,7 @@ from typing import cast
 
 from django_tenantry.activity import with_marks
 from django_tenantry.errors import ApplicationNotFound
+from django_tenantry.failures import explain_failures
 from django_tenantry.gate import WSGIApplication, with_modes
 from django_tenantry.prefix import enforce_cache_prefix
 
@@ -45,3 +46,4 @@ def load_application(name: str) -> WSGIApplication:
 
 enforce_cache_prefix()
 application = with_marks(with_modes(load_application(os.environ.get("TENANTRY_WSGI", "")), os.environ), os.environ)
+explain_failures()

@@ -16,6 +16,7 @@ from tenantry.spec.users import control_uid, project_uid, site_uid
 
 _T = TypeVar("_T")
 
+READY_SECONDS = 60
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 
 
@@ -52,6 +53,7 @@ class Config:
 
     `database_ca` is set where the tenants' PostgreSQL is reached over TLS; then `redis` is, too, where there is one.
     Releases come from `artifact_directory` where the artifact store is a directory here, else from `control`.
+    `ready_seconds`: a new generation that is not ready by then is given up.
     """
 
     home: Path
@@ -69,6 +71,7 @@ class Config:
     redis: RedisAddress | None = None
     control: ControlAccess | None = None
     artifact_directory: Path | None = None
+    ready_seconds: int = READY_SECONDS
 
     @property
     def layout(self) -> Layout:
@@ -140,6 +143,7 @@ def parse_config(document: Any) -> Config:
         redis=_redis(document.get("redis")),
         control=_control(document),
         artifact_directory=_optional_path(document, "artifact_directory"),
+        ready_seconds=_seconds(document, "ready_seconds", READY_SECONDS),
     )
 
 
@@ -200,6 +204,15 @@ def _port(document: Mapping[str, Any], key: str) -> int:
     value = _value(document, key, int)
     if not 1 <= value <= 65535:
         raise ConfigError(f"{key}: must be between 1 and 65535, not {value}")
+    return value
+
+
+def _seconds(document: Mapping[str, Any], key: str, default: int) -> int:
+    if document.get(key) is None:
+        return default
+    value = _value(document, key, int)
+    if value < 1:
+        raise ConfigError(f"{key}: must be at least 1, not {value}")
     return value
 
 

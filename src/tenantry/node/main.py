@@ -17,6 +17,7 @@ from tenantry.node.command import run_command
 from tenantry.node.config import Config, read_config
 from tenantry.node.effects.emperor import become_emperor
 from tenantry.node.effects.host import LocalHost
+from tenantry.node.effects.leftovers import Leftovers
 from tenantry.node.effects.limits import SiteLimits, remove_groups
 from tenantry.node.effects.logs import trim_for_ever
 from tenantry.node.effects.releases import Releases
@@ -125,6 +126,7 @@ async def run_agent(config: Config) -> None:
                 name="limits",
             ),
             group.create_task(trim_for_ever(config.layout), name="logs"),
+            group.create_task(Leftovers(config.layout).run(), name="leftovers"),
             group.create_task(ReleaseKeeper(releases, reconciler.releases).run(), name="releases"),
         ]
         logger.info("the agent of %s runs for %s", config.node, config.home)

@@ -19,12 +19,14 @@ from tenantry.spec.names import Slug
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_REQUEST_ONE = 0x1  # NLM_F_REQUEST
 _DONE, _ERROR = 3, 2
-_SHOW_NAME, _SHOW_FILE, _SHOW_USER = 1, 2, 0x40
-_NAME, _FILE, _USER = 0, 1, 7  # UNIX_DIAG_NAME, UNIX_DIAG_VFS, UNIX_DIAG_UID
+_SHOW_NAME, _SHOW_FILE, _SHOW_QUEUE, _SHOW_USER = 1, 2, 0x10, 0x40
+_NAME, _FILE, _QUEUE, _USER = 0, 1, 4, 7  # UNIX_DIAG_NAME, UNIX_DIAG_VFS, UNIX_DIAG_RQLEN, UNIX_DIAG_UID
 _ESTABLISHED, _LISTEN = 1, 10  # the states of TCP, which unix sockets borrow
 _REQUEST = struct.Struct("=IHHIIBBHIIIII")
 _HEADER = struct.Struct("=IHHIIBBBB")  # the message's header, then family, type, state, padding
+_INODE_AT = 20
 _FIRST_ATTRIBUTE = 32
 _ATTRIBUTE = struct.Struct("=HH")
 _LISTENING_FLAG = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
@@ -60,6 +62,28 @@ def read_sockets(sites: Path) -> Sockets:
         return _collect(prefix, _read_table(Path("/proc/net/unix")), with_files=False)
 
 
+class Backlog:
+    """The queue of one listening socket, by the path it was bound to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.fsencode(path)
+        self._inode: int | None = None
+
+    def count(self) -> int | None:
+        """Return how many connections wait to be accepted; None where it cannot be known, or nobody listens."""
+        try:
+            if self._inode is None:
+                listed = _messages(1 << _LISTEN, _SHOW_NAME)
+                self._inode = next((inode for _, inode, part in listed if _attributes(*part)[0] == self._path), None)
+            if self._inode is None:
+                return None
+            for _, _, (answer, at, end) in _messages(1 << _LISTEN, _SHOW_QUEUE, self._inode):
+                return _queue(answer, at, end)
+        except OSError:
+            pass
+        return None
+
+
 def _collect(prefix: bytes, rows: Iterator[tuple[bytes, bool, int]], *, with_files: bool) -> Sockets:
     found = Sockets(files={} if with_files else None)
     for path, listening, inode in rows:
@@ -82,11 +106,19 @@ def _collect(prefix: bytes, rows: Iterator[tuple[bytes, bool, int]], *, with_fil
 
 def _ask_kernel() -> Iterator[tuple[bytes, bool, int]]:
     """Yield path, whether it listens, and the file's inode of each bound socket; `OSError` without sock_diag."""
-    states = 1 << _LISTEN | 1 << _ESTABLISHED
-    size, own = _REQUEST.size, os.geteuid()
+    own = os.geteuid()
+    for state, _, part in _messages(1 << _LISTEN | 1 << _ESTABLISHED, _SHOW_NAME | _SHOW_FILE | _SHOW_USER):
+        name, inode, user = _attributes(*part)
+        listening = state == _LISTEN
+        if name and not (listening and user not in (own, None)):
+            yield name, listening, inode
+
+
+def _messages(states: int, shown: int, inode: int = 0) -> Iterator[tuple[int, int, tuple[bytes, int, int]]]:
+    """Yield state, inode and where the attributes are of each socket in one of `states`, or of the one with `inode`."""
     request = _REQUEST.pack(
-        size, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0,
-        socket.AF_UNIX, 0, 0, states, 0, _SHOW_NAME | _SHOW_FILE | _SHOW_USER, 0xFFFFFFFF, 0xFFFFFFFF,
+        _REQUEST.size, _SOCK_DIAG_BY_FAMILY, _REQUEST_ONE if inode else _REQUEST_DUMP, 1, 0,
+        socket.AF_UNIX, 0, 0, states, inode, shown, 0xFFFFFFFF, 0xFFFFFFFF,
     )  # fmt: skip
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(_ANSWER_SECONDS)
@@ -100,11 +132,11 @@ def _ask_kernel() -> Iterator[tuple[bytes, bool, int]]:
                     return
                 if kind == _ERROR:
                     raise OSError("the kernel refused to list its sockets")
-                name, inode, user = _attributes(answer, at + _FIRST_ATTRIBUTE, at + length)
-                listening = state == _LISTEN
-                if name and not (listening and user not in (own, None)):
-                    yield name, listening, inode
+                found = int.from_bytes(answer[at + _INODE_AT : at + _INODE_AT + 4], sys.byteorder)
+                yield state, found, (answer, at + _FIRST_ATTRIBUTE, at + length)
                 at += length + 3 & ~3
+            if inode:
+                return
 
 
 def _attributes(answer: bytes, at: int, end: int) -> tuple[bytes, int, int | None]:
@@ -120,6 +152,16 @@ def _attributes(answer: bytes, at: int, end: int) -> tuple[bytes, int, int | Non
             user = int.from_bytes(answer[at + 4 : at + 8], sys.byteorder)
         at += length + 3 & ~3
     return name, inode, user
+
+
+def _queue(answer: bytes, at: int, end: int) -> int | None:
+    """Return the length of a listening socket's queue."""
+    while at < end:
+        length, kind = _ATTRIBUTE.unpack_from(answer, at)
+        if kind == _QUEUE:
+            return int.from_bytes(answer[at + 4 : at + 8], sys.byteorder)
+        at += length + 3 & ~3
+    return None
 
 
 def _read_table(table: Path) -> Iterator[tuple[bytes, bool, int]]:

@@ -4,12 +4,13 @@ A standalone script of the standard library: `prepare` copies it to `<home>/etc/
 as `vassal --ini <slug>.<generation>.ini` in `run/vassals`. As root it reads only files that root alone can write.
 `tenantry.node exec` uses the same steps to run a command as the site.
 
-Steps, in this order: 1 read site.<generation>.json · 2 log · 3 activity · 4 socket · 5 control groups · 6 limits ·
-7 user · 8 directory · 9 exec. An interruption leaves at most a socket nobody listens on, which the next start replaces.
+Steps, in this order: 1 read site.<generation>.json · 2 log · 3 activity · 4 socket · 5 control groups · 6 urgency ·
+7 limits · 8 user · 9 directory · 10 exec. An interruption leaves at most a socket nobody listens on, which the next
+start replaces.
 """
 
 # pathlib would cost 10 ms at every start of a site.
-# ruff: noqa: PTH102, PTH108, PTH110, PTH119, PTH120, PTH208, S606
+# ruff: noqa: PTH102, PTH108, PTH110, PTH115, PTH119, PTH120, PTH208, S606
 import fcntl
 import json
 import os
@@ -19,6 +20,11 @@ import sys
 
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+LOADING_SHARE = 10  # percent
+CPU_SHARES = (("cpu.weight", 100), ("cpu.shares", 1024))  # what a control group of version 2, or 1, begins with
+LOADING_NICENESS = 10  # a ninth of the processor beside somebody who wants all of it: where there are no groups
+NICE_LIMIT = 20  # allows niceness 0
 LAST_CAPABILITY = 63  # the kernel answers EINVAL beyond its own last one
 BACKLOG_MAX = 1024
 MEBIBYTE = 1 << 20
@@ -47,7 +53,11 @@ def main(argv: list[str]) -> None:
         kept[EMPEROR_FD] = int(os.environ[EMPEROR_VARIABLE])
         environment[EMPEROR_VARIABLE] = str(EMPEROR_FD)
     keep_only(kept)
-    enter_groups(f"{slug}.{generation}", document["limits"], find_groups(home))
+    groups = find_groups(home)
+    enter_groups(f"{slug}.{generation}", document["limits"], groups)
+    adopt_orphans()
+    if not serves(document["socket"]["path"]):
+        step_back(f"{groups.get('cpu')}/{slug}.{generation}")
     become(document)
     os.execve(document["argv"][0], document["argv"], environment)
 
@@ -132,6 +142,46 @@ def keep_only(places: dict) -> None:  # type: ignore[type-arg]
                 os.close(int(name))
             except OSError:
                 pass  # the listing's own descriptor
+
+
+def adopt_orphans() -> None:
+    """Whatever a worker leaves behind becomes this process's child: it is known whose it is, and ends with it."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def serves(path: str) -> bool:
+    """Whether visitors are sent to this generation: it was ended, and they wait for it."""
+    directory, name = os.path.split(path)
+    for link in ("app.sock", "serving"):  # the latter of a site that sleeps, and is being woken
+        try:
+            if os.readlink(f"{directory}/{link}") == name:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def step_back(group: str) -> None:
+    """While it loads, it must not slow those who serve. The agent takes this back when it is ready.
+
+    Only where that can be done: an ordinary user may not make a process more urgent again.
+    """
+    if set_share(group, LOADING_SHARE):
+        return
+    if os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= NICE_LIMIT:
+        os.nice(LOADING_NICENESS)
+
+
+def set_share(group: str, percent: int) -> bool:
+    """Give a control group this share of the processor, of what is usual; returns whether that could be done."""
+    done = False
+    for file, usual in CPU_SHARES:
+        try:
+            _write(f"{group}/{file}", str(usual * percent // 100))
+            done = True
+        except OSError:
+            continue  # of the other version, or no group at all
+    return done
 
 
 def become(document: dict) -> None:  # type: ignore[type-arg]

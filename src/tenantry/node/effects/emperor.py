@@ -14,6 +14,7 @@ from tenantry.node.effects.files import remove, set_link
 from tenantry.node.errors import EmperorUnavailable
 from tenantry.node.layout import WAKE_TARGET, Layout, parse_vassal
 from tenantry.node.probes import entries, serving_generation
+from tenantry.node.vassal import adopt_orphans
 
 RUN_UWSGI = "import pyuwsgi,sys; pyuwsgi.run(sys.argv[1:])"
 
@@ -25,12 +26,14 @@ class EmperorState:
     """The files the emperor runs, and those it gave up for a while because their processes keep ending.
 
     `times` are the files' modification times as it knows them, in whole seconds: it starts a process anew when the
-    file's grows past that, and only then.
+    file's grows past that, and only then. `pid` is the emperor's process, `pids` are those it runs.
     """
 
     running: frozenset[str]
     blacklisted: frozenset[str]
     times: Mapping[str, int] = field(default_factory=dict)
+    pid: int = 0
+    pids: frozenset[int] = frozenset()
 
 
 def become_emperor(config: Config) -> NoReturn:
@@ -40,6 +43,7 @@ def become_emperor(config: Config) -> NoReturn:
     would take a machine with a thousand of them minutes: each begins asleep, and the first who visits it wakes it.
     """
     let_all_sleep(config.layout)
+    adopt_orphans()  # what a vassal that ended leaves behind is found among the emperor's children: see `leftovers`
     ini = str(config.layout.etc / "emperor.ini")
     os.execv(sys.executable, [sys.executable, "-c", RUN_UWSGI, "--ini", ini])  # noqa: S606
 
@@ -83,6 +87,8 @@ async def ask_emperor(stats_socket: Path) -> EmperorState:
         running=frozenset(vassal["id"] for vassal in document["vassals"]),
         blacklisted=frozenset(vassal["id"] for vassal in document["blacklist"]),
         times={vassal["id"]: int(vassal["last_mod"]) for vassal in document["vassals"]},
+        pid=int(document["pid"]),
+        pids=frozenset(int(vassal["pid"]) for vassal in document["vassals"]),
     )
 
 

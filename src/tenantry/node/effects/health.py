@@ -1,16 +1,26 @@
 """One HTTP request to a site's own socket, in uWSGI's protocol, past nginx."""
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+import re
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenantry.node.errors import NotReady
 from tenantry.spec.uwsgi import encode_packet
 
 CONNECT_STEP_SECONDS = 0.005  # between attempts until the wrapper has bound the socket: costs 20 µs each
-BODY_SECONDS = 1.0  # a page that streams for ever is ready all the same
-BODY_MAX_BYTES = 1_000_000
+BODY_SECONDS = 5.0  # from the first byte: a page that streams for ever tells nothing of whether the site works
+HEAD_MAX_BYTES = 65_536
+BODY_MAX_BYTES = 10_000_000  # of a longer one the rest is not looked at
 FIRST_BAD_STATUS = 500
+_CREDENTIALS = struct.Struct("=iII")  # pid, uid, gid
+COOKIES_MAX = 20
+COOKIE_MAX = 2_000  # characters; longer ones are not sent back
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?: [^\r\n]*)?\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +34,21 @@ class HealthRequest:
     hostname: str
     port: int
     path: str
+    cookies: Mapping[str, str] = field(default_factory=dict)
     probe: bool = False
 
 
-def encode_request(request: HealthRequest) -> bytes:
-    """Return the uwsgi packet (modifier 0: WSGI) of a GET."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. Names of headers are in lower case; `cookies` are what it sets."""
+
+    status: int
+    headers: Mapping[str, str]
+    cookies: Mapping[str, str]
+
+
+def encode_request(request: HealthRequest, content_length: int = 0) -> bytes:
+    """Return the uwsgi packet (modifier 0: WSGI) of a GET. A body of `content_length` bytes is to follow."""
     path, _, query = request.path.partition("?")
     variables = {
         "REQUEST_METHOD": "GET",
@@ -40,7 +60,7 @@ def encode_request(request: HealthRequest) -> bytes:
         "SERVER_PORT": str(request.port),
         "REQUEST_SCHEME": "http",
         "REMOTE_ADDR": "127.0.0.1",
-        "CONTENT_LENGTH": "",
+        "CONTENT_LENGTH": str(content_length) if content_length else "",
         # In whatever mode the site is: a new generation must be found ready.
         "TENANTRY_LET_THROUGH": "1",
         "HTTP_HOST": request.hostname if request.port == 80 else f"{request.hostname}:{request.port}",
@@ -48,41 +68,105 @@ def encode_request(request: HealthRequest) -> bytes:
         "HTTP_X_FORWARDED_PROTO": "http",
         "HTTP_X_FORWARDED_FOR": "127.0.0.1",
     }
+    if request.cookies:
+        variables["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in request.cookies.items())
     return encode_packet(variables | ({"TENANTRY_PROBE": "1"} if request.probe else {}))
 
 
-async def check_health(request: HealthRequest) -> int:
-    """Return the HTTP status of the answer; it waits in the socket's queue until the application is loaded.
+async def ask(request: HealthRequest) -> Answer:
+    """Return the answer. Fails as `HeldRequest` does."""
+    held = await HeldRequest.begin(request)
+    return await held.finish()
 
-    `OSError` when nobody listens, `NotReady` when the process went away without an answer.
+
+class HeldRequest:
+    """A request that occupies one of the workers' threads from the moment it is accepted until `finish`.
+
+    Its body is held back, and uWSGI reads bodies before it runs the application (`post-buffering`). Not for longer
+    than 4 s: then uWSGI gives up waiting for it.
     """
-    reader, writer = await asyncio.open_unix_connection(str(request.socket))
-    try:
-        writer.write(encode_request(request))
-        await writer.drain()
-        line = await reader.readline()
-        status = _status(line)
-        await _read_rest(reader)
-    except (ConnectionError, ValueError) as error:
-        raise NotReady(f"the process ended before it answered {request.path}") from error
-    finally:
-        writer.close()
-    return status
+
+    def __init__(self, request: HealthRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._request = request
+        self._reader = reader
+        self._writer = writer
+        self._body = b""
+
+    @classmethod
+    async def begin(cls, request: HealthRequest, *, hold: bool = False) -> "HeldRequest":
+        """Send the request; with `hold` all but its body. `OSError` when nobody listens."""
+        reader, writer = await asyncio.open_unix_connection(str(request.socket), limit=HEAD_MAX_BYTES)
+        held = cls(request, reader, writer)
+        held._body = b"." if hold else b""
+        with contextlib.suppress(ConnectionError):  # `finish` says so
+            writer.write(encode_request(request, len(held._body)))
+            await writer.drain()
+        return held
+
+    async def finish(self) -> Answer:
+        """Send what was held back and return the answer; it waits in the socket's queue until somebody takes it.
+
+        `NotReady` saying why when what comes is no answer, or only a part of one.
+        """
+        path = self._request.path
+        try:
+            self._writer.write(self._body)
+            await self._writer.drain()
+            first = await self._reader.read(1)
+            if not first:
+                raise NotReady(f"the process ended before it answered {path}, or hung up without an answer")
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self._read(first)
+        except TimeoutError as error:
+            raise NotReady(f"its answer to {path} does not end (after {BODY_SECONDS:.0f} s)") from error
+        except ConnectionError as error:
+            raise NotReady(f"the process ended before it answered {path}") from error
+        finally:
+            self.close()
+
+    @property
+    def pid(self) -> int:
+        """Return the process that began to listen on the socket: the one the emperor started."""
+        connection = self._writer.get_extra_info("socket")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[0])
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+    async def _read(self, first: bytes) -> Answer:
+        path = self._request.path
+        try:
+            head = first + await self._reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            head = first + error.partial
+        except asyncio.LimitOverrunError as error:
+            raise NotReady(f"what it sent for {path} is not an answer in HTTP: {first!r} and more") from error
+        status = _STATUS.match(head)
+        if status is None:
+            raise NotReady(f"what it sent for {path} is not an answer in HTTP: {head[:40]!r}")
+        if not head.endswith(b"\r\n\r\n"):
+            raise NotReady(f"it sent half an answer to {path}: its headers do not end")
+        headers, cookies = _fields(head)
+        taken = 0
+        while taken < BODY_MAX_BYTES and (chunk := await self._reader.read(HEAD_MAX_BYTES)):
+            taken += len(chunk)
+        expected = headers.get("content-length", "")
+        if expected.isdecimal() and taken < min(int(expected), BODY_MAX_BYTES):
+            raise NotReady(f"it sent half an answer to {path}: {taken} of {expected} bytes")
+        return Answer(int(status[1]), headers, cookies)
 
 
-async def _read_rest(reader: asyncio.StreamReader) -> None:
-    """Take the body, so that the application does not see its visitor hang up."""
-    taken = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while taken < BODY_MAX_BYTES and (chunk := await reader.read(65_536)):
-                taken += len(chunk)
-    except TimeoutError:
-        pass
-
-
-def _status(line: bytes) -> int:
-    parts = line.split(b" ", 2)
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not parts[1].isdigit():
-        raise ValueError("not a status line")
-    return int(parts[1])
+def _fields(head: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    headers: dict[str, str] = {}
+    cookies: dict[str, str] = {}
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        if name.lower() == "set-cookie":
+            cookie, _, content = value.partition(";")[0].strip().partition("=")
+            if len(line) <= COOKIE_MAX and len(cookies) < COOKIES_MAX:
+                cookies[cookie] = content
+        else:
+            headers[name.strip().lower()] = value.strip()
+    return headers, cookies

@@ -71,7 +71,6 @@ from tenantry.spec.errors import InvalidDocument, UserIdsExhausted
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import ReleaseName, ReleaseSpec, Runtime, SiteSpec
 
-READY_SECONDS = 60.0
 WAKE_SECONDS = 0.2
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 EXAMINED_FRESH_SECONDS = 1.0  # ... and the sites examined together, unless something about one is amiss
@@ -95,14 +94,12 @@ class Releases(Protocol):
 class LocalHost:
     """This machine: implements the reconciler's `Host`."""
 
-    def __init__(
-        self, config: Config, releases: Releases | None = None, *, ready_seconds: float = READY_SECONDS
-    ) -> None:
+    def __init__(self, config: Config, releases: Releases | None = None, *, ready_seconds: float | None = None) -> None:
         self._config = config
         self._layout = config.layout
         self._sealer = Sealer(config.platform_keys)
         self._nginx_gid = config.nginx_gid()
-        self._readiness = Readiness(config, ready_seconds)
+        self._readiness = Readiness(config, config.ready_seconds if ready_seconds is None else ready_seconds)
         self._tables = Tables(self._layout)
         self._releases = releases
         self._limits = SiteLimits(config)
@@ -439,8 +436,7 @@ class LocalHost:
         """The files reach the disk while the application loads, so that what gets switched to is durable."""
         durable = asyncio.create_task(asyncio.to_thread(self._make_durable, spec.slug, generation))
         try:
-            served = self._sites.served.get(spec.slug) == generation
-            await self._readiness.wait(spec, generation, served=served)
+            await self._readiness.wait(spec, generation, served=self._sites.served.get(spec.slug))
         finally:
             await durable
 

@@ -1,24 +1,37 @@
-"""Whether a generation answers: asked through its own socket, with an eye on a process that keeps ending."""
+"""Whether a generation answers: asked through its own socket, with an eye on processes that end.
+
+Steps: 1 it answers its health path, whole · 2 each thread of each of its workers answers the health path and the warm
+paths, so that no visitor's request is a thread's first · 3 it gets its full share of the processor · 4 its workers are
+those of step 1. Whatever of that fails is told with what its process wrote since it was started.
+"""
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import NoReturn
 
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor
-from tenantry.node.effects.health import CONNECT_STEP_SECONDS, FIRST_BAD_STATUS, HealthRequest, check_health
+from tenantry.node.effects.health import FIRST_BAD_STATUS, HealthRequest
 from tenantry.node.effects.logs import read_tail
+from tenantry.node.effects.processes import child_pids, find
+from tenantry.node.effects.questions import Questions
 from tenantry.node.errors import EmperorUnavailable, NotReady
+from tenantry.node.vassal import find_groups
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 
 WATCH_STEP_SECONDS = 0.5
-WORKER_DIED = "DAMN ! worker"  # uWSGI's words when a worker ends by itself and is started again
 WORKER_DEATHS = 3
-HUNG_UP_MAX = 3
 EMPEROR_SILENT_STEPS = 6  # one that is being started again is back before
-LOG_TAIL_BYTES = 4096
+KEEPS_ENDING = "its worker keeps ending before it answers"
+LOG_READ_BYTES = 65_536
+LOG_TAIL_CHARACTERS = 4096
+CAUSE_CHARACTERS = 300
+LOW_PRIORITY_SECONDS = 15.0  # a start that takes longer gets its full share: it must not fail for want of processor
+NOTICED_SECONDS = 1.2  # uWSGI's master looks after its workers every second
+STEADY_SECONDS = 0.1  # between the last answer and the last look at the workers, where visitors have another generation
 
 
 class Readiness:
@@ -37,56 +50,77 @@ class Readiness:
     def forget(self, slug: Slug, generation: int) -> None:
         self._log_start.pop((slug, generation), None)
 
-    async def wait(self, spec: SiteSpec, generation: int, *, served: bool) -> None:
-        """Return when the generation answers; `NotReady` when it will not. `served`: it did before."""
-        try:
-            async with asyncio.timeout(self._ready_seconds):
-                status = await self._first_answer(spec, generation, served)
-        except TimeoutError:
-            message = f"generation {generation} did not answer within {self._ready_seconds:.0f} s"
-            raise NotReady(message, self._log_tail(spec.slug, generation)) from None
-        except NotReady as error:
-            raise NotReady(str(error), self._log_tail(spec.slug, generation)) from error
-        if status >= FIRST_BAD_STATUS:
-            message = f"generation {generation} answered {spec.health_path} with status {status}"
-            raise NotReady(message, self._log_tail(spec.slug, generation))
-
-    async def _first_answer(self, spec: SiteSpec, generation: int, served: bool) -> int:
-        """Ask until an answer comes; `NotReady` as soon as it is clear that none will."""
-        watch = asyncio.create_task(self._watch_start(spec.slug, generation))
-        answer = asyncio.create_task(self._ask(spec, generation, served))
-        try:
-            await asyncio.wait({watch, answer}, return_when=asyncio.FIRST_COMPLETED)
-            return answer.result() if answer.done() else watch.result()
-        finally:
-            watch.cancel()
-            answer.cancel()
-            await asyncio.gather(watch, answer, return_exceptions=True)
-
-    async def _ask(self, spec: SiteSpec, generation: int, served: bool) -> int:
+    async def wait(self, spec: SiteSpec, generation: int, *, served: int | None) -> None:
+        """Return when the generation answers; `NotReady` when it will not. `served`: the one that visitors have."""
         hostname = spec.hostnames[0] if spec.hostnames else "localhost"
         socket = self._layout.socket(spec.slug, generation)
-        request = HealthRequest(socket, hostname, self._http_port, spec.health_path)
-        hung_up = 0
-        while True:
-            try:
-                return await check_health(request)
-            except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(CONNECT_STEP_SECONDS)
-            except NotReady:
-                # Of a generation that served: a process the emperor was ending, with another to come.
-                hung_up += 1
-                if hung_up > HUNG_UP_MAX or not served:
-                    raise
-                await asyncio.sleep(WATCH_STEP_SECONDS)
+        health = HealthRequest(socket, hostname, self._http_port, spec.health_path)
+        group = f"{find_groups(str(self._layout.home)).get('cpu')}/{spec.slug}.{generation:d}"
+        questions = Questions(health, group)
+        try:
+            async with asyncio.timeout(self._ready_seconds):
+                await self._until_ready(spec, generation, questions, served)
+        except TimeoutError:
+            message = f"it did not answer {questions.asked} within {self._ready_seconds:.0f} s"
+            if questions.deaths:
+                message = KEEPS_ENDING
+            raise self._failure(spec.slug, generation, message) from None
+        except NotReady as error:
+            raise self._failure(spec.slug, generation, str(error)) from error
 
-    async def _watch_start(self, slug: Slug, generation: int) -> NoReturn:
+    def _failure(self, slug: Slug, generation: int, message: str) -> NotReady:
+        """Return the error that a person reads: what was seen, the application's own last error, the log's end."""
+        log = self._written_since(slug, generation)
+        cause = last_error(log)
+        return NotReady(
+            f"generation {generation}: {message}{f' ({cause})' if cause else ''}", log[-LOG_TAIL_CHARACTERS:]
+        )
+
+    async def _until_ready(self, spec: SiteSpec, generation: int, questions: Questions, served: int | None) -> None:
+        """Ask until it is ready; `NotReady` as soon as it is clear that it never will be."""
+        watch = asyncio.create_task(self._watch_start(spec.slug, generation, questions))
+        ready = asyncio.create_task(self._ask(spec, generation, questions, served))
+        try:
+            await asyncio.wait({watch, ready}, return_when=asyncio.FIRST_COMPLETED)
+            (ready if ready.done() else watch).result()
+        finally:
+            watch.cancel()
+            ready.cancel()
+            await asyncio.gather(watch, ready, return_exceptions=True)
+
+    async def _ask(self, spec: SiteSpec, generation: int, questions: Questions, served: int | None) -> None:
+        answer = await questions.first(patient=served == generation)
+        if answer.status >= FIRST_BAD_STATUS:
+            raise NotReady(f"it answered {spec.health_path} with status {answer.status}")
+        if served == generation:
+            questions.urge()
+            return  # it was asked all the rest when it was new
+        workers = child_pids(questions.pid)
+        await questions.follow(answer)
+        for path in (spec.health_path, *spec.warm_paths):
+            await questions.ask_all(path, spec.processes * spec.threads)
+        questions.urge()
+        if served is not None:
+            await asyncio.sleep(STEADY_SECONDS)
+        if len(child_pids(questions.pid)) > spec.processes:
+            # More than workers: one may have ended and left a copy of itself, which its master is about to notice.
+            await asyncio.sleep(NOTICED_SECONDS)
+        questions.check_steady(workers)
+
+    async def _watch_start(self, slug: Slug, generation: int, questions: Questions) -> NoReturn:
         """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
         silent = 0
+        urge_at = time.monotonic() + min(LOW_PRIORITY_SECONDS, self._ready_seconds / 4)
         while True:
             await asyncio.sleep(WATCH_STEP_SECONDS)
-            if self._log_tail(slug, generation).count(WORKER_DIED) >= WORKER_DEATHS:
-                raise NotReady(f"generation {generation}: its worker keeps ending before it answers")
+            if questions.pid and time.monotonic() > urge_at:
+                urge_at = float("inf")
+                questions.urge()
+            if questions.count_deaths() >= WORKER_DEATHS:
+                raise NotReady(KEEPS_ENDING)
+            if questions.pid and find(questions.pid) is None:
+                # What waits in the queue of a socket that somebody of its still holds would wait in vain.
+                raise NotReady("its process ended before it was ready")
             if not self._layout.socket(slug, generation).exists():
                 try:
                     state = await ask_emperor(self._layout.emperor_socket)
@@ -97,11 +131,18 @@ class Readiness:
                     continue
                 silent = 0
                 if f"{slug}.{generation}.ini" in state.blacklisted:
-                    raise NotReady(f"generation {generation}: its process keeps ending before it listens")
+                    raise NotReady("its process keeps ending before it listens")
 
-    def _log_tail(self, slug: Slug, generation: int) -> str:
-        """Return the end of what the generation wrote, at most 4 kB."""
-        return read_tail(self._layout.log(slug), self._log_start.get((slug, generation), 0), LOG_TAIL_BYTES)
+    def _written_since(self, slug: Slug, generation: int) -> str:
+        """Return what was written to the site's log since the generation was started, of much the end."""
+        return read_tail(self._layout.log(slug), self._log_start.get((slug, generation), 0), LOG_READ_BYTES)
+
+
+def last_error(log: str) -> str:
+    """Return the last line of the last traceback in a log, which names the error; empty without one."""
+    _, found, after = log.rpartition("Traceback (most recent call last):\n")
+    lines = (line for line in after.splitlines() if line and not line.startswith(" "))
+    return next(lines, "")[:CAUSE_CHARACTERS] if found else ""
 
 
 def _size(path: Path) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor, wake_emperor
 from tenantry.node.effects.files import read_link, remove, set_link, write_file
-from tenantry.node.effects.health import CONNECT_STEP_SECONDS, HealthRequest, check_health
+from tenantry.node.effects.health import CONNECT_STEP_SECONDS, HealthRequest, ask
 from tenantry.node.effects.logs import read_tail
 from tenantry.node.errors import EmperorUnavailable, NotReady
 from tenantry.node.layout import socket_name
@@ -134,7 +134,7 @@ class Waker:
         watched = self._clock()
         while True:
             try:
-                await check_health(request)
+                await ask(request)
                 return
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(CONNECT_STEP_SECONDS)

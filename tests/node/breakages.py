@@ -1,0 +1,320 @@
+"""Fifty ways in which a new generation can be broken: what its code does, and what the person is told.
+
+Each is a module of one release, which a site that serves another release is given as its next generation.
+"""
+
+import textwrap
+from dataclasses import dataclass, field
+from typing import Any
+
+_GOOD = """
+import os, sys, time, threading, signal, socket, resource, itertools
+def answer(start_response, status="200 OK", *headers):
+    start_response(status, [("Content-Length", "2"), *headers])
+    return [b"ok"]
+"""
+_FOREVER = "while True: time.sleep(600)"
+_TIMED_OUT = r"did not answer \S+ within"
+
+
+@dataclass(frozen=True, slots=True)
+class Breakage:
+    """`code` follows the helpers above in a module. `words`: a pattern that the message or the log must match.
+
+    `settings` is the text of a settings module, for a project of Django's. `release` and `site` change the documents.
+    """
+
+    name: str
+    words: str
+    code: str = ""
+    settings: str | None = None
+    release: dict[str, Any] = field(default_factory=dict)
+    site: dict[str, Any] = field(default_factory=dict)
+    short: bool = False  # in the default run
+
+    @property
+    def module(self) -> str:
+        return "broken_" + "".join(letter if letter.isalnum() else "_" for letter in self.name)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the release's source files for this one."""
+        if self.settings is not None:
+            return {f"{self.module}.py": (_SETTINGS + textwrap.dedent(self.settings)).encode()}
+        return {f"{self.module}.py": (_GOOD + textwrap.dedent(self.code)).encode(errors="surrogateescape")}
+
+    def document(self) -> dict[str, Any]:
+        """Return the changes to a site's document."""
+        wsgi = "" if self.settings is not None else f"{self.module}:application"
+        return {"release_changes": {"wsgi": wsgi, "settings": self.module} | self.release} | self.site
+
+
+def _import(name: str, words: str, code: str, **more: Any) -> Breakage:
+    """Broken while it is imported."""
+    return Breakage(name, words, code, **more)
+
+
+def _request(name: str, words: str, code: str, before: str = "", **more: Any) -> Breakage:
+    """Broken when it is asked: the body of `application(environ, start_response)`."""
+    body = textwrap.indent(textwrap.dedent(code).strip(), "    ")
+    return Breakage(
+        name, words, f"{textwrap.dedent(before)}\ndef application(environ, start_response):\n{body}\n", **more
+    )
+
+
+def _raw(name: str, words: str, sent: str, **more: Any) -> Breakage:
+    """Writes `sent` to the connection itself, and hangs up."""
+    code = f"""
+        import uwsgi
+        with socket.socket(fileno=os.dup(uwsgi.connection_fd())) as connection:
+            connection.sendall({sent})
+            connection.shutdown(socket.SHUT_RDWR)
+        return []
+    """
+    return _request(name, words, code, **more)
+
+
+_SETTINGS = """
+import os
+SECRET_KEY = "k"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "broken_urls"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth"]
+USE_TZ = True
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["PGDATABASE"],
+    "USER": os.environ["PGUSER"], "PASSWORD": os.environ["PGPASSWORD"], "HOST": os.environ["PGHOST"]}}
+"""
+URLS = b"""
+from django.http import HttpResponse
+from django.urls import path
+def users(request):
+    from django.contrib.auth.models import User
+    return HttpResponse(str(User.objects.count()))
+urlpatterns = [path("", lambda request: HttpResponse("ok")), path("users", users)]
+"""
+
+BREAKAGES = (
+    _import("syntax error", "SyntaxError", "def (:", short=True),
+    _import("missing module", "No module named 'no_such_module'", "import no_such_module", short=True),
+    _import(
+        "circular import", "partially initialized|circular import", "from broken_circular_import import application"
+    ),
+    _import("exception", "RuntimeError: it is broken", "raise RuntimeError('it is broken')"),
+    _import("hanging import", _TIMED_OUT, _FOREVER, short=True),
+    _import("busy import", _TIMED_OUT, "while True: pass"),
+    _import("exit with 0", "keeps ending", "sys.exit(0)", short=True),
+    _import("exit with 3", "keeps ending", "sys.exit(3)"),
+    _import("os._exit(0)", "keeps ending", "os._exit(0)", short=True),
+    _import("killed", "keeps ending", "os.kill(os.getpid(), signal.SIGKILL)"),
+    _import("abort", "keeps ending", "os.abort()"),
+    _import("segmentation fault", "keeps ending", "import ctypes; ctypes.string_at(0)", short=True),
+    _import(
+        "stack overflow",
+        "keeps ending",
+        "sys.setrecursionlimit(10**9)\nnested = []\nfor _ in range(10**6): nested = [nested]\nrepr(nested)",
+    ),
+    _import("endless recursion", "RecursionError", "def again(): again()\nagain()"),
+    _import(
+        "memory hog",
+        "MemoryError|keeps ending",
+        "resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)\nhog = []\nwhile 1: hog.append(bytearray(1 << 20))",
+        short=True,
+    ),
+    _import("too large an allocation", "MemoryError", "bytearray(1 << 60)"),
+    _import(
+        "daemon",
+        "keeps ending|ended after",
+        "if os.fork(): os._exit(0)\nos.setsid()\ndef application(e, s): return answer(s)",
+        short=True,
+    ),
+    _import(
+        "children that ignore signals",
+        "RuntimeError: too late",
+        f"""
+        for _ in range(3):
+            if os.fork() == 0:
+                os.setsid()
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
+                {_FOREVER}
+        raise RuntimeError("too late")
+        """,
+        short=True,
+    ),
+    _import(
+        "programs in the background",
+        "RuntimeError: too late",
+        """
+        import subprocess
+        subprocess.Popen(["/bin/sleep", "1000"], env={}, start_new_session=True)
+        raise RuntimeError("too late")
+        """,
+    ),
+    _import("another program in its place", _TIMED_OUT + "|keeps ending", 'os.execv("/bin/sleep", ["sleep", "1000"])'),
+    _import("stopped", _TIMED_OUT, "os.kill(os.getpid(), signal.SIGSTOP)"),
+    _import(
+        "signals ignored",
+        _TIMED_OUT,
+        f"for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(n, signal.SIG_IGN)\n{_FOREVER}",
+        short=True,
+    ),
+    _import("signals blocked", _TIMED_OUT, f"signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\n{_FOREVER}"),
+    _import("master killed", "its process ended before", f"os.kill(os.getppid(), signal.SIGKILL)\n{_FOREVER}"),
+    _import(
+        "threads that never start",
+        _TIMED_OUT,
+        "e = threading.Event()\nthreading.Thread(target=e.wait).start()\ne.wait()",
+    ),
+    _import(
+        "no room for threads",
+        "can't start new thread|Resource temporarily unavailable",
+        "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\nthreading.Thread(target=print).start()\nos.fork()",
+    ),
+    _import(
+        "no room for temporary files",
+        "No space left on device",
+        "with open('/dev/full', 'w') as file: file.write('x')",
+    ),
+    _import("locale", "unsupported locale", "import locale; locale.setlocale(locale.LC_ALL, 'xx_YY.nonsense')"),
+    _import(
+        "a file of root's",
+        "PermissionError|FileNotFoundError",
+        "open('/etc/shadow/..' if os.getuid() == 0 else '/etc/shadow')",
+    ),
+    _import(
+        "endless log",
+        _TIMED_OUT,
+        "while True:\n    print('x' * 60_000, file=sys.stderr, flush=True); time.sleep(0.01)",
+    ),
+    Breakage(
+        "no such application module",
+        "there is no module broken_nowhere",
+        release={"wsgi": "broken_nowhere:application"},
+        short=True,
+    ),
+    _import("no application", "has no WSGI application called application", "app = None", short=True),
+    _import("not callable", "has no WSGI application called application", "application = 3"),
+    Breakage("not text", "codec can't decode|SyntaxError|\\(unicode error\\)", "application = '\udcff'"),
+    Breakage("name beyond ascii", "there is no module", release={"wsgi": "приложение:приложение"}),
+    Breakage(
+        "a large environment", "Argument list too long", site={"environment": {"LARGE": "x" * 200_000}}, short=True
+    ),
+    Breakage(
+        "settings missing",
+        "No module named 'no_settings'",
+        settings="",
+        release={"settings": "no_settings"},
+        short=True,
+    ),
+    Breakage("settings raise", "ZeroDivisionError", settings="1 / 0"),
+    Breakage(
+        "middleware missing", "No module named 'no_such_middleware'", settings="MIDDLEWARE = ['no_such_middleware.M']"
+    ),
+    Breakage("application missing", "No module named 'no_such_app'", settings="INSTALLED_APPS = ['no_such_app']"),
+    Breakage("time zone", "Incorrect timezone setting", settings="TIME_ZONE = 'Mars/Phobos'"),
+    Breakage("urls missing", "No module named 'no_urls'", settings="ROOT_URLCONF = 'no_urls'"),
+    Breakage(
+        "migrations missing",
+        'relation "auth_user" does not exist',
+        settings="",
+        site={"health_path": "/users"},
+        short=True,
+    ),
+    Breakage(
+        "database password",
+        "password authentication failed",
+        settings="DATABASES['default'] |= {'USER': 'locked', 'PASSWORD': 'wrong'}",
+        site={"health_path": "/users"},
+        short=True,
+    ),
+    _request("status 500", "answered / with status 500", "return answer(start_response, '500 Broken')", short=True),
+    _request("exception when asked", "ValueError: no answer", "raise ValueError('no answer')"),
+    _request("no answer", _TIMED_OUT, _FOREVER),
+    _request(
+        "redirect loop", "in a circle", "return answer(start_response, '302 Found', ('Location', '/'))", short=True
+    ),
+    _raw("closed without an answer", "ended before it answered|without an answer", "b''", short=True),
+    _raw("half a head", "half an answer|not an answer", "b'HTTP/1.1 200 OK\\r\\nContent-'"),
+    _raw("half an answer", "half an answer", "b'HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nhalf'", short=True),
+    _raw("garbage", "not an answer", "b'\\x00\\xff' * 500", short=True),
+    _request(
+        "never ending body",
+        "does not end",
+        "start_response('200 OK', [])\nreturn (time.sleep(0.01) or b'more' for _ in itertools.count())",
+    ),
+    _request("returns nothing", "not an answer|without an answer|half an answer", "return None"),
+    _request(
+        "closes its socket",
+        _TIMED_OUT,
+        "return answer(start_response)",
+        before="os.close(3)",
+        short=True,
+    ),
+    _request(
+        "steals the socket",
+        _TIMED_OUT,
+        "return answer(start_response)",
+        before="""
+        stolen, held = socket.socket(fileno=os.dup(3)), []
+        def steal():
+            while True: held.append(stolen.accept())
+        threading.Thread(target=steal, daemon=True).start()
+        time.sleep(1)
+        """,
+    ),
+    _request(
+        "removes its socket",
+        "PermissionError|is gone",
+        "return answer(start_response)",
+        before="os.unlink(socket.socket(fileno=os.dup(3)).getsockname())",
+    ),
+    _request(
+        "changes its socket's mode",
+        "PermissionError|Operation not permitted|has mode",
+        "return answer(start_response)",
+        before="os.chmod(socket.socket(fileno=os.dup(3)).getsockname(), 0)",
+    ),
+    _request(
+        "answers once",
+        "ended after it had answered",
+        "threading.Timer(0.02, os._exit, (1,)).start()\nreturn answer(start_response)",
+        short=True,
+    ),
+    _request(
+        "dies when asked again",
+        "ended after it had answered|ended before it answered",
+        "if next(asked): os._exit(1)\nreturn answer(start_response)",
+        before="asked = itertools.count()",
+    ),
+    _request(
+        "hangs when asked again",
+        _TIMED_OUT,
+        "if next(asked): time.sleep(600)\nreturn answer(start_response)",
+        before="asked = itertools.count()",
+    ),
+    _request(
+        "no descriptors left",
+        _TIMED_OUT + "|Too many open files",
+        "return answer(start_response)",
+        before="""
+        files = []
+        try:
+            while True: files.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError as error:
+            print(error, file=sys.stderr, flush=True)
+        """,
+        short=True,
+    ),
+    _request(
+        "warm path broken",
+        "answered /warm with status 500",
+        "return answer(start_response, '500 Broken' if environ['PATH_INFO'] == '/warm' else '200 OK')",
+        site={"warm_paths": ["/warm"]},
+        short=True,
+    ),
+    _request(
+        "warm path hangs",
+        _TIMED_OUT,
+        "if environ['PATH_INFO'] == '/warm': time.sleep(600)\nreturn answer(start_response)",
+        site={"warm_paths": ["/warm"]},
+    ),
+)

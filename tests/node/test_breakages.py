@@ -1,0 +1,164 @@
+"""New generations that are broken: visitors keep the old one, the person is told why, nothing of it is left.
+
+The sites of a run are side by side on one node. Each serves, gets a broken generation, and then a good one.
+"""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+from node_breakages import BREAKAGES, URLS, Breakage
+from node_lab import Node, Postgres, prepared, wait_until
+
+from tenantry.node.effects.processes import descendants, find
+from tenantry.node.sockets import read_sockets
+
+READY_SECONDS = 20
+READY_SECONDS_LONG = 40  # more of these work hard until they are given up
+GIVEN_UP_SECONDS = 120.0  # for all that time out, a few at a time
+GONE_SECONDS = 40.0  # a process that does not end is killed after 10 s, what it left behind after another 10
+
+
+@pytest.fixture
+def broken(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node with a good release and one that holds every breakage."""
+    with prepared(postgres) as node:
+        seconds = READY_SECONDS_LONG if request.node.get_closest_marker("long") else READY_SECONDS
+        config = json.loads(node.config.read_text()) | {"ready_seconds": seconds}
+        node.config.write_text(json.dumps(config))
+        node.release("good-1")
+        node.release("broken-1")
+        source = node.home / "releases" / "broken-1" / "src"
+        (source / "broken_urls.py").write_bytes(URLS)
+        for breakage in BREAKAGES:
+            for name, content in breakage.files().items():
+                (source / name).write_bytes(content)
+        node.start_standby()
+        node.start_nginx()
+        node.start_emperor()
+        node.start_agent()
+        yield node
+
+
+@dataclass
+class Visitors:
+    """One visitor who goes round all sites again and again, and notes what the old generation did not answer."""
+
+    node: Node
+    slugs: list[str]
+    asked: dict[str, int] = field(default_factory=dict)
+    failed: list[tuple[str, object]] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Visitors":
+        self._thread = threading.Thread(target=self._visit)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _visit(self) -> None:
+        while not self._stop.is_set():
+            for slug in self.slugs:
+                try:
+                    status, _, body = self.node.get(f"{slug}.localhost", "/slow?0")
+                    answer: object = status if b'"version": "good-1"' not in body else "good-1"
+                except OSError as error:
+                    answer = repr(error)
+                if answer != "good-1":
+                    self.failed.append((slug, answer))
+                self.asked[slug] = self.asked.get(slug, 0) + 1
+                time.sleep(0.01)  # the processor is for what is tested
+
+
+def check(node: Node, breakages: list[Breakage]) -> None:
+    slugs = {f"b{number:02d}": breakage for number, breakage in enumerate(breakages, 1)}
+    numbers = {slug: number for number, slug in enumerate(slugs, 1)}
+    for slug, breakage in slugs.items():
+        lock_database(node, numbers[slug]) if "/users" in str(breakage.site) else None
+        node.put(node.document(slug, numbers[slug], "good-1"))
+    for slug in slugs:
+        node.reported(slug, numbers[slug])
+    before = {slug: listing(node, slug) for slug in slugs}
+    wrong: list[str] = []
+    with Visitors(node, list(slugs)) as visitors:
+        began = time.monotonic()
+        revisions = {}
+        for slug, breakage in slugs.items():
+            document = node.document(slug, numbers[slug], "broken-1", generation=2, **breakage.document())
+            revisions[slug] = node.put(document)
+        for slug, breakage in slugs.items():
+            try:
+                report = node.reported(
+                    slug, revisions[slug], "failed", max(began + GIVEN_UP_SECONDS - time.monotonic(), 0.1)
+                )
+            except AssertionError:
+                wrong.append(f"{breakage.name}: {slug} {node.last_report(slug)}")
+                continue
+            told = f"{report['message']}\n{report['log']}"
+            if not re.search(breakage.words, told) or report["generation"] != 1 or not report["message"]:
+                wrong.append(
+                    f"{breakage.name}: told {told[:200]!r} … {told[-500:]!r} of generation {report['generation']}"
+                )
+        print(f"{len(slugs)} given up after {time.monotonic() - began:.1f} s")
+        assert not wrong, "\n".join(wrong)
+        wait_until(lambda: not leftovers(node, len(slugs)), GONE_SECONDS, what="everything to end")
+        print(f"gone after {time.monotonic() - began:.1f} s; visitors asked {sum(visitors.asked.values())} times")
+    assert visitors.failed == []
+    assert min(visitors.asked[slug] for slug in slugs) >= 3
+    for slug, breakage in slugs.items():
+        assert listing(node, slug) == before[slug], breakage.name
+    sockets = read_sockets(node.home / "run" / "sites")
+    assert {slug: sockets.listening[slug] for slug in slugs} == {slug: {1} for slug in slugs}  # type: ignore[index]
+    for slug in slugs:
+        revisions[slug] = node.put(node.document(slug, numbers[slug], "good-1", generation=3))
+    for slug in slugs:
+        assert node.reported(slug, revisions[slug])["generation"] == 3
+
+
+def lock_database(node: Node, number: int) -> None:
+    """A database for a site, empty, and a role that needs a password."""
+    with psycopg.connect(node.postgres.dsn("postgres"), autocommit=True) as connection:
+        for name in (f"site_{number}", "locked"):
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]
+            connection.execute(f"DROP ROLE IF EXISTS {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'right'")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE site_{number} OWNER site_{number}")  # type: ignore[call-overload]
+        rules = node.postgres.directory / "data" / "pg_hba.conf"
+        if "locked" not in rules.read_text():
+            rules.write_text(f"local all locked scram-sha-256\n{rules.read_text()}")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def listing(node: Node, slug: str) -> set[str]:
+    """The site's entries in run/ and its data directories."""
+    inis = {path.name for path in (node.home / "run" / "vassals").glob(f"{slug}.*")}
+    entries = {path.name for path in (node.home / "run" / "sites" / slug).iterdir()}
+    data = {path.name for path in (node.home / "data" / slug).rglob("*")}
+    return inis | entries | data
+
+
+def leftovers(node: Node, sites: int) -> list[str]:
+    """Processes below the emperor beside the master and one worker of each site."""
+    emperor = find(node.processes["emperor"].pid)
+    assert emperor is not None
+    below = [process for process in descendants(emperor) if process != emperor]
+    return [str(process) for process in below] if len(below) != 2 * sites else []
+
+
+def test_broken_generations_are_given_up_and_visitors_notice_nothing(broken: Node) -> None:
+    check(broken, [breakage for breakage in BREAKAGES if breakage.short])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(3))
+def test_every_broken_generation_is_given_up_and_visitors_notice_nothing(broken: Node, part: int) -> None:
+    assert len(BREAKAGES) >= 50
+    check(broken, [breakage for breakage in BREAKAGES if not breakage.short][part::3])
