@@ -335,8 +335,9 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs a C compiler")
     made = tmp_path_factory.mktemp("clock") / "wrong_clock.so"
     source = Path(__file__).with_name("wrong_clock.c")
-    command = ["cc", "-std=gnu2x", "-O2", "-fPIC", "-shared", "-o", str(made), str(source)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(
+        ["cc", "-std=gnu2x", "-O2", "-fPIC", "-shared", "-o", str(made), str(source)], check=True, timeout=60
+    )
     for path in [made, *made.parents][:-2]:
         path.chmod(0o755)  # sites' users load it, too
     return made

@@ -24,6 +24,7 @@ from tenantry.node.effects.host import LocalHost
 from tenantry.node.effects.nginx import Nginx
 from tenantry.node.integrity import Drift
 from tenantry.node.planner import is_serving, plan_site
+from tenantry.node.render.uwsgi import render_unnoted_vassal
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import Mode, SiteSpec
 
@@ -630,6 +631,26 @@ def test_what_an_older_agent_wrote_is_no_drift(kept: Kept, monkeypatch: pytest.M
     assert [drift.path for drift in forgetful.examine(BLOG, kept.specs[BLOG])] == [VASSAL]
     note.write_bytes(content)
     note.chmod(0o600)
+
+
+def test_an_ini_of_before_notes_were_taken_restarts_nothing_unless_it_was_changed(kept: Kept) -> None:
+    note, ini = kept.home / "state/written/blog.json", kept.home / VASSAL
+    noted, text, spec = note.read_bytes(), ini.read_text(), kept.specs[BLOG]
+    backlog = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    written = render_unnoted_vassal(BLOG, 1, processes=spec.processes, threads=spec.threads, backlog=backlog)
+    assert written != text
+    note.unlink()
+    try:
+        for content, found in ((written, []), (written + "vacuum = true\n", [VASSAL])):
+            ini.write_text(content)
+            younger = LocalHost(read_config(kept.node.config))
+            younger.scan()
+            assert [drift.path for drift in younger.examine(BLOG, spec)] == found
+    finally:
+        ini.write_text(text)
+        note.write_bytes(noted)
+        note.chmod(0o600)
+    kept.converge(BLOG)
 
 
 # The running agent

@@ -38,11 +38,13 @@ Renderer = Callable[[SiteSpec, int], bytes | None]
 class Renderers:
     """What a document and an ini must hold, and the document of a mode for one of its readers.
 
-    None when it cannot be told (secrets that cannot be opened).
+    None when it cannot be told (secrets that cannot be opened). `unnoted_vassal`: what an ini may hold of which nobody
+    noted what was written, because agents did not yet.
     """
 
     document: Renderer
     vassal: Renderer
+    unnoted_vassal: Renderer
     mode: Callable[[SiteSpec, str], bytes | None]
 
 
@@ -344,7 +346,10 @@ class SiteIntegrity:
             return False  # an older generation's specification is not known any more
         renderer = self._renderers.document if part == "document" else self._renderers.vassal
         expected = renderer(spec, generation)
-        return expected is not None and content != expected
+        if expected is None or content == expected:
+            return False
+        unnoted = part == "vassal" and not self._written.noted(spec.slug, path.name)
+        return not (unnoted and content == self._renderers.unnoted_vassal(spec, generation))
 
     def _socket(self, spec: SiteSpec, generation: int) -> Iterator[tuple[str, Drift]]:
         slug, path = spec.slug, self._layout.socket(spec.slug, generation)

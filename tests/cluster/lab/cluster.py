@@ -28,12 +28,12 @@ class Cluster:
     machines: list[Machine]
     release: Path
 
-    def add_machine(self, *others: Host) -> Machine:
-        """Add a node that runs; `others` are hosts that may have the database instead."""
+    def add_machine(self, *others: Host, code: Path | None = None) -> Machine:
+        """Add a node that runs; `others` are hosts that may have the database instead, `code` see `Machine`."""
         number = len(self.machines) + 1
         membership = control.join(self.postgres, number)
         host, home = self.network.host(membership.name), self.network.scratch / f"n{number}"
-        machine = Machine(host, home, membership, self.postgres.dsn_for(membership.role, *others))
+        machine = Machine(host, home, membership, self.postgres.dsn_for(membership.role, *others), code)
         releases = machine.home / "releases"
         subprocess.run(["cp", "-a", str(self.release), str(releases / control.RELEASE)], check=True, timeout=60)
         machine.start()

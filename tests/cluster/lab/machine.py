@@ -23,16 +23,20 @@ STOP_SECONDS = 15.0
 
 
 class Machine:
-    """One home on one host. What it starts ends with the network, or with `stop`."""
+    """One home on one host. What it starts ends with the network, or with `stop`.
 
-    def __init__(self, host: Host, home: Path, membership: Membership, dsn: str) -> None:
+    `code`: the directory of another release's packages, which runs the node; None: this one's.
+    """
+
+    def __init__(self, host: Host, home: Path, membership: Membership, dsn: str, code: Path | None = None) -> None:
         self.host, self.home, self.name = host, home, membership.name
+        self._code = code
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._config = home / "secrets" / "agent.json"
         home.mkdir()
         (home / "secrets").mkdir()
         self.configure(membership, dsn)
-        subprocess.run([*self._agent("prepare")], check=True, timeout=START_SECONDS)
+        self.prepare()
 
     def configure(self, membership: Membership, dsn: str) -> None:
         """Write agent.json; a running agent reads it when it is started again."""
@@ -52,10 +56,24 @@ class Machine:
 
     # Processes
 
+    def prepare(self) -> None:
+        """Write the files that do not depend on sites."""
+        subprocess.run([*self._agent("prepare")], check=True, timeout=START_SECONDS)
+
     def start(self) -> None:
-        self.start_standby()
+        if self._code is None:
+            self.start_standby()
         self.start_nginx()
         self.start_emperor()
+        self.start_agent()
+
+    def upgrade(self) -> None:
+        """Go on with this release's code, as a person does who wants no visitor to notice: what serves is kept."""
+        self.stop("agent")
+        self._code = None
+        self.prepare()
+        self.start_standby()
+        self.reload_nginx()
         self.start_agent()
 
     def start_standby(self) -> None:
@@ -72,7 +90,9 @@ class Machine:
         parent.communicate(timeout=START_SECONDS)
 
     def start_emperor(self) -> None:
-        self._spawn("emperor", self._agent("emperor"))
+        run = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
+        before = [sys.executable, "-c", run, "--ini", f"{self.home}/etc/emperor.ini"]
+        self._spawn("emperor", self._agent("emperor") if self._code is None else before)
         wait_until((self.home / "run" / "emperor.sock").exists, START_SECONDS, "the emperor")
 
     def start_agent(self) -> None:
@@ -114,7 +134,8 @@ class Machine:
         return self._processes[name].pid
 
     def _agent(self, command: str) -> list[str]:
-        return [sys.executable, "-m", "tenantry.node", command, "--config", str(self._config)]
+        code = [] if self._code is None else ["env", f"PYTHONPATH={self._code}"]
+        return [*code, sys.executable, "-m", "tenantry.node", command, "--config", str(self._config)]
 
     def _spawn(self, name: str, command: list[str]) -> None:
         with (self.home / "logs" / f"{name}.out").open("ab") as log:

@@ -53,7 +53,7 @@ from tenantry.node.planner import (
 from tenantry.node.probes import Tables, entries, observe_site
 from tenantry.node.render.document import Secrets, encode, same_start, site_document
 from tenantry.node.render.modes import process_mode_document, standby_mode_document
-from tenantry.node.render.uwsgi import render_vassal
+from tenantry.node.render.uwsgi import render_unnoted_vassal, render_vassal
 from tenantry.node.site_integrity import (
     DOCUMENT_MODE,
     FLAG_MODE,
@@ -109,7 +109,7 @@ class LocalHost:
             config,
             self._tables,
             self._written,
-            Renderers(self._document_text, self._vassal_text, self._mode_text),
+            Renderers(self._document_text, self._vassal_text, self._unnoted_vassal_text, self._mode_text),
             self._is_present,
         )
         self._node = NodeIntegrity(config, self._tables)
@@ -330,6 +330,11 @@ class LocalHost:
             limits=spec.limits,
         )
         return text.encode()
+
+    def _unnoted_vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
+        return render_unnoted_vassal(
+            spec.slug, generation, processes=spec.processes, threads=spec.threads, backlog=self._backlog
+        ).encode()
 
     def _mode_text(self, spec: SiteSpec, reader: str) -> bytes | None:
         """Return what the document of the site's mode must hold, None when its secrets cannot be opened."""

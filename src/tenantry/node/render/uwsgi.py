@@ -99,3 +99,36 @@ def _memory(workers: int, memory_mb: int) -> str:
 reload-on-rss = {max(grown, 1):d}
 evil-reload-on-rss = {memory_mb:d}
 """
+
+
+def render_unnoted_vassal(slug: Slug, generation: int, *, processes: int, threads: int, backlog: int) -> str:
+    """Return the ini as agents wrote it before they noted what they write: it stays as it was then, word for word.
+
+    What it started serves on; without this, taking over such a home would start each of its processes anew.
+    `backlog` is the longest queue that the kernel allows.
+    """
+    return f"""\
+[uwsgi]
+strict = true
+socket = fd://3
+module = django_tenantry.wsgi:application
+master = true
+processes = {processes:d}
+threads = {threads:d}
+enable-threads = true
+lazy-apps = true
+single-interpreter = true
+need-app = true
+die-on-term = true
+exit-on-reload = true
+listen = {min(backlog, 1024):d}
+buffer-size = 65535
+post-buffering = 65536
+worker-reload-mercy = 10
+reload-mercy = 10
+disable-logging = true
+ignore-sigpipe = true
+ignore-write-errors = true
+disable-write-exception = true
+procname-prefix-spaced = {slug}.{generation:d}
+"""
