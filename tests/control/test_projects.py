@@ -39,6 +39,21 @@ def test_a_project_is_added_with_its_first_build_in_one_transaction(api: Api) ->
     assert types() == ["project.created"]
 
 
+def test_a_project_has_an_engine_until_a_release_is_asked_for_with_another(api: Api) -> None:
+    body = {"name": "chat", "source": "/srv/chat", "engine": "granian", "asgi": "chat.asgi"}
+    added = api("POST", "/projects", body).json()
+    assert (added["engine"], added["asgi"]) == ("granian", "chat.asgi:application")
+    assert api.get("/releases/chat-1")["engine"] == "granian"
+    assert api("POST", "/projects/chat/releases").json()["engine"] == "granian"
+    assert api("POST", "/projects/chat/releases", {"engine": "uwsgi"}).json()["engine"] == "uwsgi"
+    assert api.get("/projects/chat")["engine"] == "uwsgi"
+    assert api.get("/releases/chat-2")["engine"] == "granian"  # its build has not begun yet
+    refused = api("POST", "/projects/chat/releases", {"engine": "apache"})
+    assert (refused.status_code, [error["field"] for error in refused.json()["errors"]]) == (422, ["engine"])
+    names = [release["name"] for release in api.get("/projects/chat/releases")["items"]]
+    assert names == ["chat-3", "chat-2", "chat-1"]
+
+
 def test_a_project_past_the_homes_user_ids_is_refused_and_leaves_nothing(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ from tenantry.control.releases.building import (
 )
 from tenantry.control.releases.building.commands import DISK_FULL, _processes, _runs_as, explain
 from tenantry.interpreters import find_interpreters
+from tenantry.spec.sites import Engine
 
 from .projects import DATABASE, add_app, add_settings, start_project
 
@@ -227,6 +228,38 @@ def test_a_wsgi_application_that_does_not_load(context: Context, tmp_path: Path)
     error = failure(context(), start_project(tmp_path / "shop"), wsgi="shop.wsgi:absent")
     assert error.step == "check"
     assert "shop.wsgi:absent does not load" in error.message
+
+
+def test_a_release_for_granian_has_its_server_and_its_asgi_application(context: Context, tmp_path: Path) -> None:
+    built = context()
+    source = start_project(tmp_path / "shop")
+    result = build(request(source, engine=Engine.GRANIAN), built)
+    assert (result.engine, result.asgi) == ("granian", "shop.asgi:application")
+    marker = json.loads((built.home / "releases/shop-1/release.json").read_text())
+    assert (marker["engine"], marker["asgi"]) == ("granian", "shop.asgi:application")
+    venv = built.home / "releases/shop-1/venv"
+    assert list(venv.glob("lib/python3.*/site-packages/granian/server"))
+    assert not list(venv.glob("lib/python3.*/site-packages/pyuwsgi*"))
+    server = [str(venv / "bin/python"), "-c", "from django_tenantry.asgi_server import Plan, make_server as make; "
+              "make(Plan('shop.1', 1, 1, 10, 10, 10), list)"]  # fmt: skip
+    subprocess.run(server, check=True, timeout=30)
+
+
+def test_granian_without_an_asgi_application_is_refused_before_anything_is_installed(
+    context: Context, tmp_path: Path
+) -> None:
+    source = start_project(tmp_path / "shop")
+    (source / "shop/asgi.py").unlink()
+    error = failure(context(), source, engine=Engine.GRANIAN)
+    assert error.step == "inspect"
+    assert "this project has none" in error.message
+    assert "--asgi" in error.message
+
+
+def test_an_asgi_application_that_does_not_load(context: Context, tmp_path: Path) -> None:
+    error = failure(context(), start_project(tmp_path / "shop"), engine=Engine.GRANIAN, asgi="shop.asgi:absent")
+    assert error.step == "check"
+    assert "The ASGI application shop.asgi:absent does not load" in error.message
 
 
 def test_a_failing_migration(context: Context, tmp_path: Path) -> None:

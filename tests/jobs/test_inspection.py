@@ -6,6 +6,7 @@ import pytest
 
 from tenantry.control.releases.building.context import StepFailed
 from tenantry.control.releases.building.inspection import Inspection, inspect_project, wanted_python
+from tenantry.spec.sites import Engine
 
 MANAGE = 'import os\nos.environ.setdefault("DJANGO_SETTINGS_MODULE", "{}")\n'
 
@@ -27,6 +28,25 @@ def test_the_plain_case(tmp_path: Path) -> None:
         },
     )
     assert inspect_project(source, "", "") == Inspection("manage.py", "shop.settings", "shop.wsgi:application")
+
+
+def test_an_asgi_application_is_looked_for_where_the_engine_needs_it(tmp_path: Path) -> None:
+    files = {
+        "manage.py": MANAGE.format("shop.settings"),
+        "shop/settings.py": 'ASGI_APPLICATION = "shop.routing.application"\n',
+        "shop/asgi.py": "",
+    }
+    source = project(tmp_path, files)
+    assert inspect_project(source, "", "").asgi == ""
+    assert inspect_project(source, "", "", Engine.GRANIAN).asgi == "shop.routing:application"
+    assert inspect_project(source, "", "", Engine.GRANIAN, "shop.entry:app").asgi == "shop.entry:app"
+    (source / "shop/settings.py").write_text("")
+    assert inspect_project(source, "", "", Engine.GRANIAN).asgi == "shop.asgi:application"
+    (source / "shop/asgi.py").unlink()
+    with pytest.raises(StepFailed, match=r"no asgi\.py beside it"):
+        inspect_project(source, "", "", Engine.GRANIAN)
+    with pytest.raises(StepFailed, match=r"«shop\.asgi:application»"):
+        inspect_project(source, "", "", Engine.GRANIAN, "a b")
 
 
 def test_one_directory_down_and_settings_in_a_package(tmp_path: Path) -> None:

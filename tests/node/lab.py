@@ -133,7 +133,8 @@ def borrowed_packages() -> list[str]:
     copies = Path(tempfile.mkdtemp(prefix="tn-packages-"))
     atexit.register(shutil.rmtree, copies, ignore_errors=True)
     copies.chmod(0o755)
-    wanted = [*(SITE_PACKAGES / name for name in ("django", "asgiref", "sqlparse")), *SITE_PACKAGES.glob("*pyuwsgi*")]
+    names = ("django", "asgiref", "sqlparse", "granian")
+    wanted = [*(SITE_PACKAGES / name for name in names), *SITE_PACKAGES.glob("*pyuwsgi*")]
     for source in [*wanted, ROOT / "library" / "src" / "django_tenantry"]:
         if source.is_dir():
             shutil.copytree(source, copies / source.name, ignore=shutil.ignore_patterns("__pycache__", "locale"))

@@ -32,29 +32,35 @@ def with_marks(application: WSGIApplication, environment: Mapping[str, str]) -> 
 
     Itself where the platform left no file to mark.
     """
-    descriptor = _descriptor(environment)
-    if descriptor is None:
+    if _descriptor(environment) is None:
         return application
-    marked = 0.0
+    marks = Marks(environment)
 
     def marking(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        nonlocal marked
         if PROBE in environ:
             start_response("204 No Content", [])
             return []
-        now = time.monotonic()
-        if now - marked > MARK_SECONDS:
-            marked = now
-            _mark(descriptor)
+        marks.mark()
         return application(environ, start_response)
 
     return marking
 
 
-def _mark(descriptor: int) -> None:
-    """Set the time to now, unless it is ahead: then `keep_awake` said more."""
-    if os.fstat(descriptor).st_mtime < time.time():
-        os.utime(descriptor)
+class Marks:
+    """Marks requests, where the environment says in which file."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._descriptor = _descriptor(environment)
+        self._marked = 0.0
+
+    def mark(self) -> None:
+        """Set the time to now, unless it is ahead: then `keep_awake` said more."""
+        now = time.monotonic()
+        if self._descriptor is None or now - self._marked <= MARK_SECONDS:
+            return
+        self._marked = now
+        if os.fstat(self._descriptor).st_mtime < time.time():
+            os.utime(self._descriptor)
 
 
 def _descriptor(environment: Mapping[str, str]) -> int | None:

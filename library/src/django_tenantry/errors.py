@@ -3,7 +3,7 @@
 ImproperlyConfigured (Django)
 └── SiteError               the site cannot start as the platform described it
     ├── EnvironmentIncomplete   a variable that the platform sets is absent
-    └── ApplicationNotFound     TENANTRY_WSGI names nothing that can be loaded
+    └── ApplicationNotFound     TENANTRY_WSGI or TENANTRY_ASGI names nothing that can be loaded
 """
 
 from django.core.exceptions import ImproperlyConfigured
@@ -25,4 +25,4 @@ class EnvironmentIncomplete(SiteError):
 
 
 class ApplicationNotFound(SiteError):
-    """TENANTRY_WSGI does not lead to a WSGI application."""
+    """TENANTRY_WSGI or TENANTRY_ASGI does not lead to an application."""

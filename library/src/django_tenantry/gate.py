@@ -9,7 +9,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,35 +34,22 @@ def with_modes(application: WSGIApplication, environment: Mapping[str, str]) -> 
     path, started_in = environment.get("TENANTRY_MODE_FILE", ""), environment.get("TENANTRY_MODE", "")
     if not path and started_in in ("", "live"):
         return application
-    return ModeGate(application, path=path, started_in=started_in)
+    return ModeGate(application, ModeReader(path, started_in))
 
 
-class ModeGate:
-    """Passes requests on to `application` while the site's mode allows them, else answers as the mode says.
+class ModeReader:
+    """Knows the site's mode: that of the document at `path` while there is one, else `started_in`.
 
-    The mode is that of the document at `path` while there is one, else `started_in`. A request of a live site costs
-    one `stat`. A document that cannot be read leaves the mode as it was.
+    Asking costs one `stat`. A document that cannot be read leaves the mode as it was.
     """
 
-    def __init__(self, application: WSGIApplication, *, path: str, started_in: str) -> None:
-        self._application = application
+    def __init__(self, path: str, started_in: str) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._state = None if started_in in ("", "live") else self._parse({"mode": started_in})
         self._initial = self._state
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        state = self._current()
-        if state is None:
-            return self._application(environ, start_response)
-        method = environ.get("REQUEST_METHOD", "GET")
-        if state.refuses(method) and not environ.get(LET_THROUGH_VARIABLE):
-            return _answer(state, environ, start_response)
-        if state.mode != "read_only":
-            return self._application(environ, start_response)
-        return self._explained(state, environ, start_response)
-
-    def _current(self) -> "ModeState | None":
+    def current(self) -> "ModeState | None":
         """Return the state of a site that is not live, else None."""
         if not self._path:
             return self._state
@@ -89,11 +77,29 @@ class ModeGate:
         state = ModeState.from_document(document)
         return None if state.mode == "live" else state
 
+
+class ModeGate:
+    """Passes requests on to `application` while the site's mode allows them, else answers as the mode says."""
+
+    def __init__(self, application: WSGIApplication, mode: ModeReader) -> None:
+        self._application = application
+        self._mode = mode
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        state = self._mode.current()
+        if state is None:
+            return self._application(environ, start_response)
+        method = environ.get("REQUEST_METHOD", "GET")
+        if state.refuses(method) and not environ.get(LET_THROUGH_VARIABLE):
+            return _answer(state, environ, start_response)
+        if state.mode != "read_only":
+            return self._application(environ, start_response)
+        return self._explained(state, environ, start_response)
+
     def _explained(
         self, state: "ModeState", environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         """Run the application; where it ends in a 500 because the database refused to write, say that instead."""
-        _watch_exceptions()
         refused: list[str] = []
         replaced: list[Iterable[bytes]] = []
 
@@ -103,11 +109,8 @@ class ModeGate:
                 return _discard
             return start_response(status, headers, exc_info)
 
-        token = _refusals.set(refused)
-        try:
+        with noting_refusals(refused):
             result = self._application(environ, start)
-        finally:
-            _refusals.reset(token)
         if not replaced:
             return result
         close = getattr(result, "close", None)
@@ -133,11 +136,17 @@ def _discard(data: bytes) -> None:
     """What the application writes of the page that is not sent."""
 
 
-def _watch_exceptions() -> None:
-    """Hear of the exceptions that Django makes a 500 of. Connected once; Django does not connect twice."""
+@contextmanager
+def noting_refusals(refused: "list[str]") -> Iterator[None]:
+    """Note in `refused` when Django makes a 500 of the database's refusal to write, in this context."""
     from django.core.signals import got_request_exception
 
-    got_request_exception.connect(_note_refusal, dispatch_uid="django_tenantry.gate")
+    got_request_exception.connect(_note_refusal, dispatch_uid="django_tenantry.gate")  # does nothing the second time
+    token = _refusals.set(refused)
+    try:
+        yield
+    finally:
+        _refusals.reset(token)
 
 
 def _note_refusal(**kwargs: Any) -> None:

@@ -5,14 +5,13 @@ at TENANTRY_MODE_FILE while there is one, else TENANTRY_MODE. Keep this module t
 between creating a site and its first answer.
 """
 
-import importlib
 import os
 from typing import cast
 
 from django_tenantry.activity import with_marks
-from django_tenantry.errors import ApplicationNotFound
 from django_tenantry.failures import explain_failures
 from django_tenantry.gate import WSGIApplication, with_modes
+from django_tenantry.loading import load_callable
 from django_tenantry.prefix import enforce_cache_prefix
 
 
@@ -26,22 +25,7 @@ def load_application(name: str) -> WSGIApplication:
         from django.core.wsgi import get_wsgi_application
 
         return cast(WSGIApplication, get_wsgi_application())
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists; something that it imports does not
-        raise ApplicationNotFound(
-            f"TENANTRY_WSGI is «{name}», but there is no module {error.name}. Give the project's WSGI application as "
-            "«module:attribute», for example «shop.wsgi:application»."
-        ) from error
-    application = getattr(module, attribute or "application", None)
-    if not callable(application):
-        raise ApplicationNotFound(
-            f"TENANTRY_WSGI is «{name}», but {module_name} has no WSGI application called {attribute or 'application'}."
-        )
-    return cast(WSGIApplication, application)
+    return cast(WSGIApplication, load_callable("TENANTRY_WSGI", name, "WSGI"))
 
 
 enforce_cache_prefix()

@@ -11,6 +11,8 @@ class Project(TypedDict):
     source: str
     settings: str | None
     wsgi: str | None
+    engine: str
+    asgi: str | None
     python: str | None
     health_path: str
     serve_media: bool
@@ -33,6 +35,8 @@ class Release(TypedDict):
     python: str | None
     django: str | None
     wsgi: str | None
+    engine: str
+    asgi: str | None
     settings: str | None
     static: str | None
     created_at: str

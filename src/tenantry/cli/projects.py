@@ -18,6 +18,8 @@ from tenantry.cli.waiting import BUILD_SECONDS, Timeout, Wait, wait_for_release
 
 app = noun("project", "The codebases that sites run.")
 
+ENGINE_HELP = "What sites run in; granian serves ASGI: websockets, async views, streams."
+ASGI_HELP = "Where the engine needs it; else found by itself."
 _GIT = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:|git\+")
 
 
@@ -36,6 +38,12 @@ def add(
     wsgi: Annotated[
         str | None, typer.Option("--wsgi", metavar="MODULE:NAME", help="Else found by itself.", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="uwsgi|granian", help=ENGINE_HELP, show_default="uwsgi")
+    ] = None,
+    asgi: Annotated[
+        str | None, typer.Option("--asgi", metavar="MODULE:NAME", help=ASGI_HELP, show_default=False)
+    ] = None,
     python: Annotated[
         str | None, typer.Option("--python", metavar="VERSION", help="For example 3.13.", show_default=False)
     ] = None,
@@ -52,14 +60,15 @@ def add(
 ) -> None:
     """Add a project and build its first release.
 
-    The settings and the WSGI application are found in manage.py where possible. The build is shown step by step;
+    The settings and the application are found in manage.py where possible. The build is shown step by step;
     a build that fails says at which step, and leaves no release behind.
     """
     document: Document = {
         "name": names.project(name if name is not None else _name_of(source), field="name"),
         "source": _absolute(source),
     }
-    optional = {"settings": settings, "wsgi": wsgi, "python": python, "health_path": health_path}
+    optional = {"settings": settings, "wsgi": wsgi, "engine": engine, "asgi": asgi, "python": python}
+    optional["health_path"] = health_path
     document |= {key: value for key, value in optional.items() if value is not None}
     if environment:
         document["environment"] = parse_environment(environment)
@@ -111,7 +120,9 @@ def show_(session: Session, name: ProjectArgument) -> None:
         ("name", project["name"]),
         ("source", project["source"]),
         ("settings", project["settings"]),
+        ("engine", project["engine"]),
         ("wsgi", project["wsgi"]),
+        ("asgi", project["asgi"]),
         ("python", project["python"]),
         ("health path", project["health_path"]),
         ("current release", project["current_release"]),

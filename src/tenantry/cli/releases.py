@@ -8,9 +8,10 @@ from tenantry.cli import names
 from tenantry.cli.applying import APPLY_SECONDS, wait_until_applied
 from tenantry.cli.client import path
 from tenantry.cli.command import Session, command, noun
-from tenantry.cli.documents import Project, Release
+from tenantry.cli.documents import Document, Project, Release
 from tenantry.cli.names import ProjectArgument, ReleaseArgument
 from tenantry.cli.output import ago
+from tenantry.cli.projects import ASGI_HELP, ENGINE_HELP
 from tenantry.cli.waiting import BUILD_SECONDS, Timeout, Wait, wait_for_release
 
 app = noun("release", "Immutable builds of a project.")
@@ -21,14 +22,22 @@ def build(
     session: Session,
     project: ProjectArgument,
     activate: Annotated[bool, typer.Option("--activate", help="Make it the current one when it is built.")] = False,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="uwsgi|granian", help=ENGINE_HELP, show_default="as before")
+    ] = None,
+    asgi: Annotated[
+        str | None, typer.Option("--asgi", metavar="MODULE:NAME", help=ASGI_HELP, show_default=False)
+    ] = None,
     wait: Wait = True,
     timeout: Timeout = BUILD_SECONDS,
 ) -> None:
     """Build a new release from the project's source as it is now.
 
     Sites keep their release: «site update --release» moves one, «release activate» changes what new sites get.
+    With another engine, the project's later releases have it, too; a site changes with the release it gets.
     """
-    asked = {"activate": True} if activate else {}
+    given: Document = {"activate": activate or None, "engine": engine, "asgi": asgi}
+    asked = {key: value for key, value in given.items() if value is not None}
     release: Release = session.client.post(path("projects", names.project(project), "releases"), asked)
     if wait:
         release = wait_for_release(session.client, release["name"], session.output, seconds=timeout)
@@ -81,7 +90,9 @@ def show_(session: Session, release: ReleaseArgument) -> None:
         ("python", document["python"]),
         ("django", document["django"]),
         ("settings", document["settings"]),
+        ("engine", document["engine"]),
         ("wsgi", document["wsgi"]),
+        ("asgi", document["asgi"]),
         ("static", document["static"]),
         ("created", ago(document["created_at"])),
         ("finished", ago(document["finished_at"]) if document["finished_at"] else None),

@@ -320,8 +320,9 @@ def count_sites(home: Home) -> tuple[int, list[str]]:
 def _serving_socket(home: Home, slug: str) -> str | None:
     """Return the path of the socket that a site's visitors are led to."""
     directory = home.run / "sites" / slug
+    link = directory / ("app.http" if (directory / "engine.http").is_file() else "app.sock")
     try:
-        return str(directory / (directory / "app.sock").readlink())
+        return str(directory / link.readlink())
     except OSError:
         return None
 

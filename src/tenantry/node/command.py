@@ -9,11 +9,11 @@ from typing import Any
 
 from tenantry.node import vassal
 from tenantry.node.config import Config
-from tenantry.node.effects.files import read_link
 from tenantry.node.effects.host import build_document
 from tenantry.node.effects.terminal import forbid_typing
 from tenantry.node.errors import NodeError
 from tenantry.node.memory import LastKnown
+from tenantry.node.upstream import read_upstream
 from tenantry.sealing import Sealer
 from tenantry.spec.names import Slug
 
@@ -43,10 +43,10 @@ def command_line(document: Mapping[str, Any], argv: Sequence[str]) -> list[str]:
 
 def _document(config: Config, slug: Slug) -> dict[str, Any]:
     """Return the document of the serving generation; of the last known state for a site that does not serve."""
-    serving = (read_link(config.layout.site(slug) / "app.sock") or "").removesuffix(".sock")
-    if serving.isdigit():
+    serving = read_upstream(config.layout.site(slug)).generation
+    if serving is not None:
         try:
-            return vassal.read_document(str(config.layout.document(slug, int(serving))))
+            return vassal.read_document(str(config.layout.document(slug, serving)))
         except FileNotFoundError:
             pass  # switched this moment: the last known state is as good
     entry = LastKnown(config.layout.state).load_site(slug)

@@ -11,6 +11,7 @@ from tenantry.spec.sites import ReleaseName
 HOME_MAX_BYTES = 46
 # Where app.sock of a sleeping site points; that of a running one points to its generation's socket beside it.
 WAKE_TARGET = "../../wake.sock"
+WAKE_HTTP_TARGET = "../../wake.http.sock"  # ... of app.http
 # nginx and uWSGI parse files that hold the home's path: characters that mean something to them are refused.
 _HOME = re.compile(r"(?:/[A-Za-z0-9][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 
@@ -76,6 +77,11 @@ class Layout:
     def wake_socket(self) -> Path:
         """Where visitors of sleeping sites wait: app.sock of such a site leads here."""
         return self.home / "run" / "wake.sock"
+
+    @property
+    def wake_http_socket(self) -> Path:
+        """The same for sites that speak HTTP: app.http leads here."""
+        return self.home / "run" / "wake.http.sock"
 
     @property
     def wake_failures(self) -> Path:

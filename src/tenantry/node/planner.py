@@ -5,7 +5,7 @@ What is damaged is told by names: "directory", "data" and "log" (the site's plac
 "flag:<name>", "mode:standby" and "mode:process" (the documents of its mode), "foreign:<entry>".
 
 A generation's life: written → ready → serving → draining → gone. Invariants, at every point where a plan may be cut:
-- `app.sock` never points at a generation that has not answered, and is never absent once it was there;
+- visitors are never led to a generation that has not answered, nor to none once they were led to one;
 - a hostname is linked only to a site with a serving generation;
 - a file of a serving generation is removed only when the site itself is gone.
 Planning again after an interruption resumes; planning after everything was applied yields nothing.
@@ -35,10 +35,10 @@ FLAGS = ("maintenance", "readonly")  # the files mode.<flag> in a site's directo
 class ObservedSite:
     """What a probe found of one site. Sets of integers are generations; `listening` has a process on its socket.
 
-    `serving` is the generation that visitors get, by app.sock or, `asleep`, when they wake it; since `serving_seconds`.
+    `serving` is the generation that visitors get, led there or, `asleep`, by waking it; since `serving_seconds`.
     `in_flight` counts connections per generation; `parked` are the generations that standby can start; `idle` is the
     target of that link; `wake_problem` says why the site could not be woken when that was tried last.
-    `static` and `media` are the targets of the links, None without one. `served` is where app.sock pointed when it was
+    `static` and `media` are the targets of the links, None without one. `served` is where they were led when it was
     last seen whole, `damaged` what is not as it was made, `release` whether the desired release is here and whole.
     """
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.files import is_directory, read_link
 from tenantry.node.integrity import Watched
-from tenantry.node.layout import WAKE_TARGET, Layout, is_slug, parse_socket, parse_vassal
+from tenantry.node.layout import Layout, is_slug, parse_vassal
 from tenantry.node.planner import FLAGS, ObservedSite
 from tenantry.node.sockets import Sockets, read_sockets
+from tenantry.node.upstream import read_upstream
 from tenantry.spec.names import Fqdn, Slug
 
 _SITE_PREFIX = "../sites/"
@@ -237,14 +238,11 @@ def _filled(path: Path) -> bool:
 
 def serving_generation(directory: Path) -> tuple[bool, int | None]:
     """Return whether a site sleeps, and the generation that visitors get: that which runs, or which they wake."""
-    target = read_link(directory / "app.sock")
-    asleep = target == WAKE_TARGET
-    return asleep, parse_socket(read_link(directory / "serving") if asleep else target)
+    upstream = read_upstream(directory)
+    return upstream.asleep, upstream.generation
 
 
 def _serving(directory: Path) -> tuple[bool, int | None, float]:
-    asleep, generation = serving_generation(directory)
-    try:
-        return asleep, generation, time.time() - os.lstat(directory / "app.sock").st_mtime
-    except FileNotFoundError:
-        return False, None, 0.0
+    upstream = read_upstream(directory)
+    seconds = upstream.age_seconds
+    return (False, None, 0.0) if seconds == float("inf") else (upstream.asleep, upstream.generation, seconds)

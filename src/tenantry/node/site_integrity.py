@@ -14,9 +14,13 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.files import is_directory, is_stale
 from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
-from tenantry.node.layout import WAKE_TARGET, Layout, parse_vassal, socket_name
+from tenantry.node.layout import Layout, parse_vassal, socket_name
 from tenantry.node.planner import FLAGS, PROCESS, STANDBY, idle_target, media_target, mode_flags, static_target
 from tenantry.node.probes import Tables, serving_generation
+from tenantry.node.render.engine import Protocol
+from tenantry.node.render.engines import driver_of
+from tenantry.node.upstream import FLAG_MODE as PROTOCOL_FLAG_MODE
+from tenantry.node.upstream import FLAG_NAME, LINK_NAMES, WAKE_TARGETS, flag_path, link_path, read_upstream
 from tenantry.node.vassal import ACTIVITY, SOCKET_MODE
 from tenantry.node.written import Written
 from tenantry.spec.errors import UserIdsExhausted
@@ -78,7 +82,7 @@ def site_places(config: Config, nginx_gid: int | None, spec: SiteSpec) -> list[P
 
 
 class SiteIntegrity:
-    """Compares sites with what is desired. `served` holds where each app.sock pointed when it was last whole."""
+    """Compares sites with what is desired. `served` holds which generation visitors of each got when it was whole."""
 
     def __init__(
         self,
@@ -156,9 +160,14 @@ class SiteIntegrity:
             layout.document(slug, generation),
             *self._inis(spec),
             *(layout.site(slug) / f"mode.{flag}" for flag in sorted(mode_flags(spec.mode))),
+            *self._protocol_flag(spec),
             *([] if spec.mode is Mode.LIVE else [layout.mode(slug), layout.process_mode(slug)]),
         ]
         return [(str(path), sign(str(path))) for path in paths]
+
+    def _protocol_flag(self, spec: SiteSpec) -> list[Path]:
+        speaks_http = driver_of(spec.release.engine).protocol is Protocol.HTTP
+        return [flag_path(self._layout.site(spec.slug))] if speaks_http else []
 
     def _inis(self, spec: SiteSpec) -> list[Path]:
         """The inis of the desired generation; of an on-demand one, the vassal comes and goes."""
@@ -232,13 +241,30 @@ class SiteIntegrity:
                     yield name, drift
             elif os.path.lexists(path):
                 yield name, self._drift(spec, "link", path, "is here, though the project has none")
-        if serving != spec.generation and (self._is_made(spec, serving) or self._was_served(spec, serving)):
-            path = self._layout.site(spec.slug) / "app.sock"
+        if serving == spec.generation:
+            yield from self._protocol(spec)
+        elif self._is_made(spec, serving) or self._was_served(spec, serving):
             generation = self.served.get(spec.slug, spec.generation)
+            upstream = read_upstream(self._layout.site(spec.slug))
+            speaks = driver_of(spec.release.engine).protocol if generation == spec.generation else upstream.protocol
+            path = link_path(self._layout.site(spec.slug), speaks)
             sleeps = spec.runtime is Runtime.ON_DEMAND and self._layout.parked(spec.slug, generation).exists()
             runs = generation in self._tables.sockets.listening.get(spec.slug, ())
-            target = WAKE_TARGET if sleeps and not runs else socket_name(generation)
+            target = WAKE_TARGETS[speaks] if sleeps and not runs else socket_name(generation)
             place = Place("app.sock", str(path), stat.S_IFLNK, target=target)
+            drift = compare(place, self._layout.home, spec.slug)
+            if drift is not None:
+                yield "app.sock", drift
+
+    def _protocol(self, spec: SiteSpec) -> Iterator[tuple[str, Drift]]:
+        """Whether nginx speaks with the desired generation in the way that its engine understands."""
+        upstream = read_upstream(self._layout.site(spec.slug))
+        if upstream.protocol is not driver_of(spec.release.engine).protocol:
+            detail = f"leads to a generation that does not speak {upstream.protocol}"
+            yield "app.sock", self._drift(spec, "link", upstream.path, detail)
+        elif upstream.protocol is Protocol.HTTP:
+            flag = flag_path(self._layout.site(spec.slug))
+            place = Place("app.sock", str(flag), stat.S_IFREG, PROTOCOL_FLAG_MODE, os.geteuid(), os.getegid())
             drift = compare(place, self._layout.home, spec.slug)
             if drift is not None:
                 yield "app.sock", drift
@@ -302,7 +328,7 @@ class SiteIntegrity:
             path = self._layout.vassal(spec.slug, generation)
             if os.path.lexists(path):
                 left.append((path.name, path))
-        if _age(directory / "app.sock") <= LEFTOVER_SECONDS:
+        if read_upstream(directory).age_seconds <= LEFTOVER_SECONDS:
             # Generations only grow: a newer one than the desired was never served, so nothing of it is on its way out.
             left = [(name, path) for name, path in left if (_generation_in(name) or 0) > spec.generation]
         for name, path in left:
@@ -397,15 +423,8 @@ def _generation_in(name: str) -> int | None:
 
 
 def _is_own(name: str) -> bool:
-    links = ("app.sock", "serving", "idle", "static", "media")
-    return name in links or name in (ACTIVITY, "mode.json") or name in {f"mode.{flag}" for flag in FLAGS}
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - os.lstat(path).st_mtime
-    except OSError:
-        return float("inf")
+    links = {"serving", "idle", "static", "media", *LINK_NAMES}
+    return name in links | {FLAG_NAME} or name in (ACTIVITY, "mode.json") or name in {f"mode.{flag}" for flag in FLAGS}
 
 
 def _mtime(path: Path) -> int | None:

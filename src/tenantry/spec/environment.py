@@ -128,6 +128,7 @@ class SiteIdentity:
     settings: str
     wsgi: str
     secret_key: str = field(repr=False)
+    asgi: str = ""  # empty: the site's engine needs none
 
 
 def site_environment(
@@ -169,23 +170,27 @@ def _process(identity: SiteIdentity, places: SitePlaces) -> dict[str, str]:
 
 def _django(identity: SiteIdentity, places: SitePlaces) -> dict[str, str]:
     mode_file = {} if places.mode_file is None else {"TENANTRY_MODE_FILE": places.mode_file}
-    return mode_file | {
-        # The node's nginx lets through only routed hostnames and nobody else reaches the socket.
-        "ALLOWED_HOSTS": "*",
-        "DEBUG": "False",
-        "DJANGO_ALLOWED_HOSTS": "*",
-        "DJANGO_DEBUG": "False",
-        "DJANGO_SECRET_KEY": identity.secret_key,
-        "DJANGO_SETTINGS_MODULE": identity.settings,
-        "MEDIA_ROOT": places.media,
-        "MEDIA_URL": "/media/",
-        "SECRET_KEY": identity.secret_key,
-        "STATIC_ROOT": places.static,
-        "STATIC_URL": "/static/",
-        "TENANTRY_HOSTNAMES": ",".join(identity.hostnames),
-        "TENANTRY_SITE": identity.slug,
-        "TENANTRY_WSGI": identity.wsgi,
-    }
+    return (
+        mode_file
+        | {
+            # The node's nginx lets through only routed hostnames and nobody else reaches the socket.
+            "ALLOWED_HOSTS": "*",
+            "DEBUG": "False",
+            "DJANGO_ALLOWED_HOSTS": "*",
+            "DJANGO_DEBUG": "False",
+            "DJANGO_SECRET_KEY": identity.secret_key,
+            "DJANGO_SETTINGS_MODULE": identity.settings,
+            "MEDIA_ROOT": places.media,
+            "MEDIA_URL": "/media/",
+            "SECRET_KEY": identity.secret_key,
+            "STATIC_ROOT": places.static,
+            "STATIC_URL": "/static/",
+            "TENANTRY_HOSTNAMES": ",".join(identity.hostnames),
+            "TENANTRY_SITE": identity.slug,
+            "TENANTRY_WSGI": identity.wsgi,
+        }
+        | ({"TENANTRY_ASGI": identity.asgi} if identity.asgi else {})
+    )
 
 
 def _database(database: DatabaseAccess | None) -> dict[str, str]:

@@ -154,9 +154,16 @@ def parse_module(text: str, *, field: str) -> str:
 
 def parse_wsgi(text: str, *, field: str = "wsgi") -> str:
     """Return `text` as `module:attribute`; the attribute defaults to `application`."""
+    return _parse_application(text, field, "A WSGI application", "shop.wsgi:application")
+
+
+def parse_asgi(text: str, *, field: str = "asgi") -> str:
+    """Return `text` as `module:attribute`; the attribute defaults to `application`."""
+    return _parse_application(text, field, "An ASGI application", "shop.asgi:application")
+
+
+def _parse_application(text: str, field: str, kind: str, example: str) -> str:
     module, _, attribute = text.partition(":")
     if len(text) > 200 or not _DOTTED.match(module) or (attribute and not attribute.isidentifier()):
-        raise InvalidName(
-            field, "A WSGI application is written «module:attribute», for example «shop.wsgi:application»."
-        )
+        raise InvalidName(field, f"{kind} is written «module:attribute», for example «{example}».")
     return f"{module}:{attribute or 'application'}"

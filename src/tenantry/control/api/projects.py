@@ -17,7 +17,7 @@ from tenantry.control.releases import queries, services
 
 router = Router(auth=Bearer())
 NOTHING = schemas.Nothing()
-RELEASE_DEFAULTS = schemas.ReleaseInput(activate=False)
+RELEASE_DEFAULTS = schemas.ReleaseInput(activate=False, engine=None, asgi=None)
 FINISHED = ("ready", "failed")
 
 
@@ -69,7 +69,7 @@ def request_release(
     """Queue a build of the project's source as it is now."""
 
     def produce() -> schemas.Release:
-        release = services.request_release(actor(request), name, activate=body.activate)
+        release = services.request_release(actor(request), name, services.ReleaseRequest(**body.model_dump()))
         return schemas.Release.from_orm(queries.release_view(release))
 
     return created(request, key, lambda release: f"/api/v1/releases/{_name(release)}", produce)

@@ -66,11 +66,16 @@ class Status(Schema):
     nodes: dict[str, int] = Field(description="Number of nodes by state.")
 
 
+ENGINE = "uwsgi, or granian for an ASGI application: websockets, async views, streams."
+
+
 class ProjectInput(Input):
     name: Slug
     source: str = Field(description="An absolute path on the platform's machine, or a git URL.")
     settings: str | None = Field(None, description="The settings module; found in manage.py when left out.")
     wsgi: str | None = Field(None, description="module:attribute; found when left out.")
+    engine: str = Field("uwsgi", description=ENGINE)
+    asgi: str | None = Field(None, description="module:attribute; found when left out, where the engine needs it.")
     python: str | None = Field(None, description="A Python version, for example 3.13; chosen when left out.")
     health_path: str = Field("/", description="Must answer before a new generation of a site takes over.")
     serve_media: bool = Field(True, description="Whether nginx serves the sites' uploaded files under /media/.")
@@ -83,6 +88,8 @@ class Project(Schema):
     source: str
     settings: str | None
     wsgi: str | None
+    engine: str
+    asgi: str | None
     python: str | None
     health_path: str
     serve_media: bool
@@ -94,6 +101,8 @@ class Project(Schema):
 
 class ReleaseInput(Input):
     activate: bool = Field(False, description="Make it the project's current release as soon as it is ready.")
+    engine: str | None = Field(None, description=f"{ENGINE} The project's from then on; as it is when left out.")
+    asgi: str | None = Field(None, description="As for a project.")
 
 
 class Release(Schema):
@@ -109,6 +118,8 @@ class Release(Schema):
     python: str
     django: str
     wsgi: str
+    engine: str = Field(description="The application server that its sites run in.")
+    asgi: str
     settings: str
     static: str | None
     created_at: datetime

@@ -24,6 +24,7 @@ from tenantry.control.releases.building import remove_release as remove_files
 from tenantry.control.releases.building.freeze import MARKER, digest_of
 from tenantry.control.releases.models import Release, ReleaseStatus
 from tenantry.control.sealing import environment_of
+from tenantry.spec.sites import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,8 @@ def _request(release: Release) -> BuildRequest:
         ref="" if is_path else ref,
         settings=project.settings,
         wsgi=project.wsgi,
+        engine=Engine(release.engine),
+        asgi=project.asgi,
         python=project.python,
         environment=environment_of(project.sealed_environment),
     )
@@ -150,6 +153,8 @@ def _facts(result: BuildResult) -> services.ReleaseFacts:
         python=result.python,
         django=result.django,
         wsgi=result.wsgi,
+        engine=result.engine,
+        asgi=result.asgi,
         settings=result.settings,
         manage=result.manage,
         static=result.static,

@@ -135,7 +135,7 @@ def _environment(platform: Platform, site: Site, release: Release, directory: Pa
     name = databases.site_name(site.number)
     hostnames = tuple(site.hostnames.order_by("name").values_list("name", flat=True))
     return site_environment(
-        SiteIdentity(site.slug, hostnames, release.settings, release.wsgi, secrets["secret_key"]),
+        SiteIdentity(site.slug, hostnames, release.settings, release.wsgi, secrets["secret_key"], release.asgi),
         SitePlaces(
             venv=str(directory / "venv"),
             static=str(directory / (release.static or "static")),

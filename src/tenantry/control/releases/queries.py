@@ -18,6 +18,8 @@ class ProjectView:
     source: str
     settings: str
     wsgi: str
+    engine: str
+    asgi: str
     python: str
     health_path: str
     serve_media: bool
@@ -43,6 +45,8 @@ class ReleaseView:
     python: str
     django: str
     wsgi: str
+    engine: str
+    asgi: str
     settings: str
     static: str | None
     created_at: datetime
@@ -100,6 +104,8 @@ def release_view(release: Release) -> ReleaseView:
         python=release.python,
         django=release.django,
         wsgi=release.wsgi,
+        engine=release.engine,
+        asgi=release.asgi,
         settings=release.settings,
         static=release.static,
         created_at=release.created_at,
@@ -116,6 +122,8 @@ def _project_views(rows: QuerySet[Project], limit: int) -> list[ProjectView]:
             source=row.source,
             settings=row.settings,
             wsgi=row.wsgi,
+            engine=row.engine,
+            asgi=row.asgi,
             python=row.python,
             health_path=row.health_path,
             serve_media=row.serve_media,

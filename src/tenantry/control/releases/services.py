@@ -17,7 +17,8 @@ from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import sealer
 from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, parse_environment
-from tenantry.spec.names import Slug, parse_module, parse_slug, parse_wsgi
+from tenantry.spec.names import Slug, parse_asgi, parse_module, parse_slug, parse_wsgi
+from tenantry.spec.sites import Engine
 from tenantry.spec.users import project_uid
 
 SOURCE_MAX = 2_000  # characters of a path or URL
@@ -35,6 +36,8 @@ class ProjectRequest:
     source: str
     settings: str = ""
     wsgi: str = ""
+    engine: str = Engine.UWSGI
+    asgi: str = ""
     python: str = ""
     health_path: str = "/"
     serve_media: bool = True
@@ -58,6 +61,8 @@ class ReleaseFacts:
     static: str | None
     artifact: str | None = None
     artifact_size: int | None = None
+    engine: Engine = Engine.UWSGI
+    asgi: str = ""
 
 
 def add_project(actor: Actor, request: ProjectRequest) -> Project:
@@ -75,6 +80,8 @@ def add_project(actor: Actor, request: ProjectRequest) -> Project:
                     source=request.source,
                     settings=request.settings,
                     wsgi=parse_wsgi(request.wsgi) if request.wsgi else "",
+                    engine=request.engine,
+                    asgi=parse_asgi(request.asgi) if request.asgi else "",
                     python=request.python,
                     health_path=request.health_path,
                     serve_media=request.serve_media,
@@ -91,14 +98,37 @@ def add_project(actor: Actor, request: ProjectRequest) -> Project:
     return project
 
 
-def request_release(actor: Actor, project_name: str, *, activate: bool = False) -> Release:
-    """Queue a build of the project's source as it is now. It becomes current when built if `activate`, or if the
-    project has no current release. Raises `NotFound`."""
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """What a person says of a new release. It becomes current when built if `activate`, or if there is no current one.
+
+    `engine` and `asgi` are the project's from then on; None: as they are.
+    """
+
+    activate: bool = False
+    engine: str | None = None
+    asgi: str | None = None
+
+
+AS_BEFORE = ReleaseRequest()
+
+
+def request_release(actor: Actor, project_name: str, request: ReleaseRequest = AS_BEFORE) -> Release:
+    """Queue a build of the project's source as it is now. Raises `NotFound`, `InvalidInput`."""
     require_admin(actor)
+    parser = Parser()
+    _check_engine(parser, Engine.UWSGI if request.engine is None else request.engine, request.asgi or "")
+    parser.check()
     with act():
         project = _locked_project(project_name)
-        release = _queue_release(project, activate=activate)
-        append(ChangeType.RELEASE_REQUESTED, actor=actor.name, project=project.name, metadata={"release": release.name})
+        if request.engine is not None:
+            project.engine = request.engine
+        if request.asgi is not None:
+            project.asgi = parse_asgi(request.asgi) if request.asgi else ""
+        project.save(update_fields=["engine", "asgi"])
+        release = _queue_release(project, activate=request.activate)
+        metadata = {"release": release.name, "engine": release.engine}
+        append(ChangeType.RELEASE_REQUESTED, actor=actor.name, project=project.name, metadata=metadata)
     return release
 
 
@@ -228,6 +258,7 @@ def _checked(request: ProjectRequest) -> Slug:
         parser.take(parse_module, request.settings, field="settings")
     if request.wsgi:
         parser.take(parse_wsgi, request.wsgi)
+    _check_engine(parser, request.engine, request.asgi)
     if request.python and not _PYTHON.match(request.python):
         parser.refuse("python", "A Python version is written «3.13» or «3.13.2».")
     path = request.health_path
@@ -240,6 +271,16 @@ def _checked(request: ProjectRequest) -> Slug:
     return name
 
 
+def _check_engine(parser: Parser, engine: str, asgi: str) -> None:
+    known = [one.value for one in Engine]
+    if engine not in known:
+        parser.refuse("engine", f"An engine is one of {', '.join(known)}.")
+    if asgi:
+        parser.take(parse_asgi, asgi)
+        if engine == Engine.UWSGI:
+            parser.refuse("asgi", f"uWSGI serves no ASGI application: give the engine «{Engine.GRANIAN}», too.")
+
+
 def _queue_release(project: Project, *, activate: bool = False) -> Release:
     project.last_release += 1
     project.save(update_fields=["last_release"])
@@ -248,6 +289,7 @@ def _queue_release(project: Project, *, activate: bool = False) -> Release:
         number=project.last_release,
         name=f"{project.name}-{project.last_release}",
         activate_when_ready=activate,
+        engine=project.engine,
     )
     defer("build_release", lock=f"project-{project.number}", release_name=release.name)
     release.refresh_from_db()

@@ -1,4 +1,4 @@
-"""One HTTP request to a site's own socket, in uWSGI's protocol, past nginx."""
+"""One request to a site's own socket, in the protocol that is spoken there, past nginx."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenantry.node.errors import NotReady
+from tenantry.node.render.engine import Protocol
 from tenantry.spec.uwsgi import encode_packet
 
 CONNECT_STEP_SECONDS = 0.005  # between attempts until the wrapper has bound the socket: costs 20 µs each
@@ -36,6 +37,12 @@ class HealthRequest:
     path: str
     cookies: Mapping[str, str] = field(default_factory=dict)
     probe: bool = False
+    protocol: Protocol = Protocol.UWSGI
+
+    @property
+    def host(self) -> str:
+        """The Host header."""
+        return self.hostname if self.port == 80 else f"{self.hostname}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,37 @@ class Answer:
 
 
 def encode_request(request: HealthRequest, content_length: int = 0) -> bytes:
-    """Return the uwsgi packet (modifier 0: WSGI) of a GET. A body of `content_length` bytes is to follow."""
+    """Return a GET as it is sent: the answer is HTTP in either protocol, and ends with the connection.
+
+    A body of `content_length` bytes is to follow. The site answers in whatever mode it is: a new generation must be
+    found ready.
+    """
+    return _ENCODERS[request.protocol](request, content_length)
+
+
+def _http(request: HealthRequest, content_length: int) -> bytes:
+    headers = {
+        "Host": request.host,
+        "Connection": "close",
+        "User-Agent": "tenantry-agent",
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Port": str(request.port),
+        "X-Forwarded-Proto": "http",
+        "X-Real-IP": "127.0.0.1",
+        "X-Tenantry-Let-Through": "1",
+    }
+    if content_length:
+        headers["Content-Length"] = str(content_length)
+    if request.cookies:
+        headers["Cookie"] = _cookies(request)
+    if request.probe:
+        headers["X-Tenantry-Probe"] = "1"
+    lines = [f"GET {request.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _uwsgi(request: HealthRequest, content_length: int) -> bytes:
+    """The packet of uWSGI's protocol (modifier 0: WSGI)."""
     path, _, query = request.path.partition("?")
     variables = {
         "REQUEST_METHOD": "GET",
@@ -61,16 +98,19 @@ def encode_request(request: HealthRequest, content_length: int = 0) -> bytes:
         "REQUEST_SCHEME": "http",
         "REMOTE_ADDR": "127.0.0.1",
         "CONTENT_LENGTH": str(content_length) if content_length else "",
-        # In whatever mode the site is: a new generation must be found ready.
         "TENANTRY_LET_THROUGH": "1",
-        "HTTP_HOST": request.hostname if request.port == 80 else f"{request.hostname}:{request.port}",
+        "HTTP_HOST": request.host,
         "HTTP_USER_AGENT": "tenantry-agent",
         "HTTP_X_FORWARDED_PROTO": "http",
         "HTTP_X_FORWARDED_FOR": "127.0.0.1",
     }
     if request.cookies:
-        variables["HTTP_COOKIE"] = "; ".join(f"{name}={value}" for name, value in request.cookies.items())
+        variables["HTTP_COOKIE"] = _cookies(request)
     return encode_packet(variables | ({"TENANTRY_PROBE": "1"} if request.probe else {}))
+
+
+def _cookies(request: HealthRequest) -> str:
+    return "; ".join(f"{name}={value}" for name, value in request.cookies.items())
 
 
 async def ask(request: HealthRequest) -> Answer:
@@ -83,7 +123,7 @@ class HeldRequest:
     """A request that occupies one of the workers' threads from the moment it is accepted until `finish`.
 
     Its body is held back, and uWSGI reads bodies before it runs the application (`post-buffering`). Not for longer
-    than 4 s: then uWSGI gives up waiting for it.
+    than 4 s: then uWSGI gives up waiting for it. Over HTTP nothing is held: such engines answer before there is a body.
     """
 
     def __init__(self, request: HealthRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -97,7 +137,7 @@ class HeldRequest:
         """Send the request; with `hold` all but its body. `OSError` when nobody listens."""
         reader, writer = await asyncio.open_unix_connection(str(request.socket), limit=HEAD_MAX_BYTES)
         held = cls(request, reader, writer)
-        held._body = b"." if hold else b""
+        held._body = b"." if hold and request.protocol is Protocol.UWSGI else b""
         with contextlib.suppress(ConnectionError):  # `finish` says so
             writer.write(encode_request(request, len(held._body)))
             await writer.drain()
@@ -170,3 +210,6 @@ def _fields(head: bytes) -> tuple[dict[str, str], dict[str, str]]:
         else:
             headers[name.strip().lower()] = value.strip()
     return headers, cookies
+
+
+_ENCODERS = {Protocol.UWSGI: _uwsgi, Protocol.HTTP: _http}

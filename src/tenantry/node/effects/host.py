@@ -5,9 +5,11 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+from typing import Protocol as Interface
 
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import wake_emperor
@@ -26,7 +28,7 @@ from tenantry.node.effects.node_integrity import NodeIntegrity
 from tenantry.node.effects.readiness import Readiness
 from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
-from tenantry.node.layout import WAKE_TARGET, is_slug, socket_name
+from tenantry.node.layout import is_slug, socket_name
 from tenantry.node.planner import (
     PROCESS,
     Action,
@@ -51,9 +53,11 @@ from tenantry.node.planner import (
     WriteVassal,
 )
 from tenantry.node.probes import Tables, entries, observe_site
-from tenantry.node.render.document import Secrets, encode, same_start, site_document
+from tenantry.node.render.document import Secrets, encode, protocol_of, same_start, site_document
+from tenantry.node.render.engine import Protocol
+from tenantry.node.render.engines import driver_of
 from tenantry.node.render.modes import process_mode_document, standby_mode_document
-from tenantry.node.render.uwsgi import render_unnoted_vassal, render_vassal
+from tenantry.node.render.uwsgi import render_unnoted_vassal
 from tenantry.node.site_integrity import (
     DOCUMENT_MODE,
     FLAG_MODE,
@@ -64,6 +68,7 @@ from tenantry.node.site_integrity import (
     mode_files,
     site_places,
 )
+from tenantry.node.upstream import forget_generation, lead_to, lead_to_standby, read_upstream
 from tenantry.node.vassal import SOCKET_MODE
 from tenantry.node.written import Written
 from tenantry.sealing import Sealer, SealError
@@ -81,7 +86,7 @@ BACKLOG_MAX = 1024
 _CHANGES_SOCKETS = (WriteVassal, AwaitReady, RestoreSocket, RemoveGeneration)
 
 
-class Releases(Protocol):
+class Releases(Interface):
     """The releases of this node: whether one is here, getting it, proving it."""
 
     def present(self, release: ReleaseSpec) -> bool: ...
@@ -163,12 +168,22 @@ class LocalHost:
     def made_for(self, slug: Slug, generation: int) -> int | None:
         """Return the number of the site whose database the generation's document names, None without one."""
         try:
-            document = json.loads(self._layout.document(slug, generation).read_bytes())
-            name = str(document["environment"]["PGDATABASE"])
+            name = str(self._read_document(slug, generation)["environment"]["PGDATABASE"])
         except (OSError, ValueError, KeyError, TypeError):
             return None  # nothing, or nothing whole: what is damaged says nothing of its site
         number = name.removeprefix("site_")
         return int(number) if number.isascii() and number.isdigit() else None
+
+    def _read_document(self, slug: Slug, generation: int) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self._layout.document(slug, generation).read_bytes())
+        return document
+
+    def _protocol(self, slug: Slug, generation: int) -> Protocol:
+        """Return what the generation speaks; of one whose document is damaged, what nginx speaks with it now."""
+        try:
+            return protocol_of(self._read_document(slug, generation))
+        except (OSError, ValueError, AttributeError):
+            return read_upstream(self._layout.site(slug)).protocol
 
     def examine(self, slug: Slug, spec: SiteSpec) -> tuple[Drift, ...]:
         """Return how the site differs from what was made for it. For sites at rest: work in progress differs, too.
@@ -265,9 +280,9 @@ class LocalHost:
             case AwaitReady():
                 await self._await_ready(_needed(spec), action.generation)
             case Switch(generation=generation):
-                self._point(action.slug, spec, generation, socket_name(generation))
+                self._lead(action.slug, spec, generation, lead_to)
             case LetSleep(generation=generation):
-                self._point(action.slug, spec, generation, WAKE_TARGET)
+                self._lead(action.slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
             case LinkHost(hostname=hostname):
                 set_link(self._layout.host(hostname), f"../sites/{action.slug}")
                 self._tables.hosts.look(hostname)
@@ -321,15 +336,7 @@ class LocalHost:
             return None
 
     def _vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
-        text = render_vassal(
-            spec.slug,
-            generation,
-            processes=spec.processes,
-            threads=spec.threads,
-            backlog=self._backlog,
-            limits=spec.limits,
-        )
-        return text.encode()
+        return driver_of(spec.release.engine).ini(spec, generation, self._backlog).encode()
 
     def _unnoted_vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
         return render_unnoted_vassal(
@@ -360,12 +367,14 @@ class LocalHost:
         self._written.remember(spec.slug, path.name, content)
         write_file(path, content, mode=DOCUMENT_MODE)
 
-    def _point(self, slug: Slug, spec: SiteSpec | None, generation: int, target: str) -> None:
+    def _lead(
+        self, slug: Slug, spec: SiteSpec | None, generation: int, lead: Callable[[Path, int, Protocol], None]
+    ) -> None:
         """Lead visitors on. `serving` first: standby never wakes, and never goes back to, another generation."""
         directory = self._layout.site(slug)
         if spec is not None and spec.runtime is Runtime.ON_DEMAND:
             set_link(directory / "serving", socket_name(generation))
-        set_link(directory / "app.sock", target)
+        lead(directory, generation, self._protocol(slug, generation))
         self._sites.served[slug] = generation
 
     def _park(self, spec: SiteSpec, generation: int) -> None:
@@ -457,6 +466,7 @@ class LocalHost:
             remove(vassal)
             await self._wake_emperor()
         document, parked = self._layout.document(slug, generation), self._layout.parked(slug, generation)
+        forget_generation(self._layout.site(slug), generation)
         remove(self._layout.socket(slug, generation))
         remove(parked)
         remove(document)

@@ -16,7 +16,7 @@ from tenantry.node.effects.emperor import ask_emperor
 from tenantry.node.effects.processes import Process, children, descendants, find
 from tenantry.node.errors import EmperorUnavailable
 from tenantry.node.layout import Layout
-from tenantry.node.render.uwsgi import STOP_SECONDS
+from tenantry.node.render.engine import STOP_SECONDS
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 from tenantry.node.effects.health import (
@@ -90,9 +91,7 @@ class Questions:
             self.asked = path
             passed.append(path)
             try:
-                held = await HeldRequest.begin(
-                    HealthRequest(self._health.socket, self._health.hostname, self._health.port, path, cookies)
-                )
+                held = await HeldRequest.begin(replace(self._health, path=path, cookies=cookies))
                 answer = await held.finish()
             except (OSError, NotReady):
                 return  # what a page elsewhere does is no matter of the health path
@@ -125,7 +124,7 @@ class Questions:
         Where it cannot be had that all are busy at once, because fewer run than may, it is asked as often all the same.
         """
         self.asked = path
-        request = HealthRequest(self._health.socket, self._health.hostname, self._health.port, path)
+        request = replace(self._health, path=path)
         backlog = Backlog(self._health.socket)
         for _ in range(ROUNDS_MAX if self._full else 1):
             full = await self._round(request, threads, backlog)

@@ -18,6 +18,7 @@ from tenantry.node.effects.logs import read_tail
 from tenantry.node.effects.processes import child_pids, find
 from tenantry.node.effects.questions import Questions
 from tenantry.node.errors import EmperorUnavailable, NotReady
+from tenantry.node.render.engines import driver_of
 from tenantry.node.vassal import find_groups
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
@@ -54,7 +55,8 @@ class Readiness:
         """Return when the generation answers; `NotReady` when it will not. `served`: the one that visitors have."""
         hostname = spec.hostnames[0] if spec.hostnames else "localhost"
         socket = self._layout.socket(spec.slug, generation)
-        health = HealthRequest(socket, hostname, self._http_port, spec.health_path)
+        protocol = driver_of(spec.release.engine).protocol
+        health = HealthRequest(socket, hostname, self._http_port, spec.health_path, protocol=protocol)
         group = f"{find_groups(str(self._layout.home)).get('cpu')}/{spec.slug}.{generation:d}"
         questions = Questions(health, group)
         try:

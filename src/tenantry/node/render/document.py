@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tenantry.node.config import Config, Owner
-from tenantry.node.render.uwsgi import LISTENING_FD, queue_length
+from tenantry.node.render.engine import LISTENING_FD, Protocol, queue_length
+from tenantry.node.render.engines import driver_of
 from tenantry.spec.environment import (
     CacheAccess,
     DatabaseAccess,
@@ -21,14 +22,13 @@ from tenantry.spec.environment import (
     site_environment,
 )
 from tenantry.spec.errors import InvalidDocument
-from tenantry.spec.sites import SiteSpec
+from tenantry.spec.sites import Engine, SiteSpec
 
 VERSION = 1
 OPEN_FILES = 4096  # descriptors of one site's process
 PROCESSES = 512  # processes and threads of one site's user (root only: the limit counts per uid)
 FILE_MB = 4096  # one file of a site whose disk space is not limited
 LEAST_FILE_MB = 64  # its log may grow to half of that before it is cut
-_RUN_UWSGI = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,17 @@ class Secrets:
 
 
 def site_document(spec: SiteSpec, secrets: Secrets, config: Config, nginx_gid: int | None) -> dict[str, Any]:
-    """Return the document of `spec`'s generation. `argv` starts uWSGI; `manage` is the argv of manage.py."""
+    """Return the document of `spec`'s generation. `argv` starts its engine; `manage` is the argv of manage.py."""
     layout = config.layout
     release = layout.release(spec.release.name)
     python = f"{release}/venv/bin/python"
     owner = config.owner(spec.number, spec.project_number)
     manage = _inside(spec.release.manage)
-    return {
+    document = {
         "version": VERSION,
         "slug": spec.slug,
         "generation": spec.generation,
-        "argv": [python, "-c", _RUN_UWSGI, "--ini", str(layout.vassal(spec.slug, spec.generation))],
+        "argv": driver_of(spec.release.engine).argv(python, str(layout.vassal(spec.slug, spec.generation))),
         "manage": [python, "-m", "django_tenantry", posixpath.basename(manage)],
         "cwd": posixpath.join(str(release), "src", posixpath.dirname(manage)).rstrip("/"),
         "environment": _environment(spec, secrets, config),
@@ -87,6 +87,13 @@ def site_document(spec: SiteSpec, secrets: Secrets, config: Config, nginx_gid: i
         "log": {"path": str(layout.log(spec.slug)), "gid": config.control_gid()},
         "limits": _limits(spec, owner),
     }
+    # Documents from before there was another engine do not name it; nor does one that is the same as it was then.
+    return document if spec.release.engine is Engine.UWSGI else document | {"engine": spec.release.engine.value}
+
+
+def protocol_of(document: Mapping[str, Any]) -> Protocol:
+    """Return what is spoken on the socket of a document's generation; ValueError for an engine nobody knows."""
+    return driver_of(Engine(document.get("engine", Engine.UWSGI))).protocol
 
 
 def _limits(spec: SiteSpec, owner: Owner | None) -> dict[str, Any]:
@@ -126,7 +133,14 @@ def _environment(spec: SiteSpec, secrets: Secrets, config: Config) -> dict[str, 
     release = config.layout.release(spec.release.name)
     data = config.layout.data(spec.slug)
     return site_environment(
-        SiteIdentity(spec.slug, spec.hostnames, spec.release.settings, spec.release.wsgi, secrets.secret_key),
+        SiteIdentity(
+            slug=spec.slug,
+            hostnames=spec.hostnames,
+            settings=spec.release.settings,
+            wsgi=spec.release.wsgi,
+            secret_key=secrets.secret_key,
+            asgi=spec.release.asgi,
+        ),
         SitePlaces(
             venv=f"{release}/venv",
             static=f"{release}/{spec.release.static or 'static'}",

@@ -3,7 +3,8 @@
 nginx serves the file's own revision, a hash of it, so that the file in use can be told from the file on disk.
 
 What it holds varies only with the home's checked path, an IP address, ports and a group's name. A request goes:
-whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket.
+whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket, in the
+protocol that is spoken there (`upstream`).
 A site in a mode is answered by standby in its place, which may send a request on to the site; its static files are
 served in every mode, since its own page may use them.
 """
@@ -101,6 +102,13 @@ _STANDBY_PARAMETERS = {
 }
 
 
+# The same for an application over HTTP, where there are only headers: no visitor's gets there under these names.
+_OWN_HEADERS = {
+    "X-Tenantry-Let-Through": "$let_through",
+    "X-Tenantry-Probe": '""',
+    "X-Tenantry-Route": "$site",
+}
+
 GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
 READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
 LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
@@ -185,6 +193,7 @@ def _http(layout: Layout) -> str:
     types = "\n".join(f"    {kind} {endings};" for kind, endings in MIME_TYPES.items())
     parameters = "\n".join(f"  uwsgi_param {name} {value};" for name, value in _PARAMETERS.items())
     emptied = "\n".join(f'  uwsgi_param {name} "";' for name in _EMPTIED)
+    headers = "\n".join(f"  proxy_set_header {name} {value};" for name, value in _headers().items())
     return f"""\
   server_tokens off;
   sendfile on;
@@ -201,8 +210,13 @@ def _http(layout: Layout) -> str:
   uwsgi_max_temp_file_size 0;
   uwsgi_connect_timeout 5s;
   uwsgi_read_timeout {READ_SECONDS:d}s;
+  proxy_http_version 1.1;
+  proxy_max_temp_file_size 0;
+  proxy_connect_timeout 5s;
+  proxy_read_timeout {READ_SECONDS:d}s;
   # Obeyed, it makes nginx read files for the application: of a site whose hostname begins with this site's, too.
   uwsgi_ignore_headers X-Accel-Redirect;
+  proxy_ignore_headers X-Accel-Redirect;
   default_type application/octet-stream;
   types {{
 {types}
@@ -215,6 +229,10 @@ def _http(layout: Layout) -> str:
   map $rp $site {{ default ""; "~/sites/(?<slug>[a-z0-9-]+)$" $slug; }}
   map $request_method $unsafe {{ default w; GET ""; HEAD ""; OPTIONS ""; }}
   map $content_type $sends_file {{ default ""; "~*^multipart/form-data" 1; }}
+  # Nothing else may be made of a connection than a websocket: what came after would pass by nginx unseen.
+  map $http_upgrade $websocket {{ default ""; "~*^websocket$" 1; }}
+  map $websocket $hop_upgrade {{ default ""; 1 websocket; }}
+  map $websocket $hop_connection {{ default close; 1 upgrade; }}
   # A name with a hash in it (ManifestStaticFilesStorage) never changes its content.
   map $uri $static_cache {{
     default "public, max-age=3600";
@@ -222,6 +240,7 @@ def _http(layout: Layout) -> str:
   }}
 {parameters}
 {emptied}
+{headers}
   log_format tenantry escape=json '{{"time":"$time_iso8601","site":"$site","host":"$h","remote":"$remote_addr",'
     '"method":"$request_method","uri":"$request_uri","status":$status,"bytes":$bytes_sent,'
     '"seconds":$request_time,"upstream_seconds":"$upstream_response_time","agent":"$http_user_agent"}}';
@@ -253,10 +272,15 @@ def _server(layout: Layout) -> str:
     if ($red = r) {{ return 308 https://$h$request_uri; }}
     set $upload "";
     if (-f {layout.full}/$site) {{ set $upload $sends_file; }}
+    # How the site is spoken to. A websocket may have nothing to say for long.
+    set $engine uwsgi;
+    if (-f $rp/engine.http) {{ set $engine http; }}
+    set $patience "";
+    if (-f {layout.long}/$site) {{ set $patience -long; }}
+    if ($websocket) {{ set $patience -long; }}
     # A named place keeps a request's method and body. What is answered there may need a page, too.
     recursive_error_pages on;
     error_page 404 @unknown;
-    error_page 418 = @long;
     error_page 502 504 = @away;
     error_page 507 = @full;
     error_page 503 = @standby;
@@ -284,15 +308,61 @@ def _server(layout: Layout) -> str:
       add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
 style-src 'unsafe-inline'" always;
     }}
-    location @application {{ if ($gate = rw) {{ return 503; }} uwsgi_pass unix:$rp/app.sock; }}
+    location @application {{ if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience; }}
     location / {{
       if ($gate = rw) {{ return 503; }}
       if ($upload) {{ return 507; }}
-      if (-f {layout.long}/$site) {{ return 418; }}
-      uwsgi_pass unix:$rp/app.sock;
+      try_files /.none @$engine$patience;
     }}
-    location @long {{ uwsgi_pass unix:$rp/app.sock; uwsgi_read_timeout {LONGEST_SECONDS:d}s; }}
+{_engines()}
 {_standby(layout)}"""
+
+
+def _engines() -> str:
+    """The places that lead to a site's socket, by what is spoken there.
+
+    The site may get another engine while nginx takes a request's body. Then nobody listens where its choice leads, and
+    as long as nothing was sent it chooses again.
+    """
+
+    def place(engine: str, patience: str, passed: str) -> str:
+        return f"""\
+    location @{engine}{patience} {{
+      {passed}
+      error_page 502 = @no-{engine};
+      error_page 504 = @away;
+    }}"""
+
+    def moved(engine: str, other: str, test: str) -> str:
+        return f"""\
+    location @no-{engine} {{
+      error_page 418 = @{other};
+      error_page 502 = @away;
+      set $moved "";
+      if ({test} $rp/engine.http) {{ set $moved $upstream_bytes_sent; }}
+      if ($moved = 0) {{ return 418; }}
+      return 502;
+    }}"""
+
+    uwsgi, http = "uwsgi_pass unix:$rp/app.sock;", "proxy_pass http://unix:$rp/app.http;"
+    return "\n".join(
+        [
+            place("uwsgi", "", uwsgi),
+            place("uwsgi", "-long", f"{uwsgi} uwsgi_read_timeout {LONGEST_SECONDS:d}s;"),
+            place("http", "", http),
+            place("http", "-long", f"{http} proxy_read_timeout {LONGEST_SECONDS:d}s;"),
+            moved("uwsgi", "http", "-f"),
+            moved("http", "uwsgi", "!-f"),
+        ]
+    )
+
+
+def _headers() -> dict[str, str]:
+    """The headers by which an application over HTTP is told what one over uWSGI's protocol is told in parameters."""
+    told = {name: value for name, value in _PARAMETERS.items() if name.startswith("HTTP_")}
+    told |= dict.fromkeys(_EMPTIED, '""')
+    headers = {name.removeprefix("HTTP_").replace("_", "-").title(): value for name, value in told.items()}
+    return headers | _OWN_HEADERS | {"Upgrade": "$hop_upgrade", "Connection": "$hop_connection"}
 
 
 def _standby(layout: Layout) -> str:
@@ -308,7 +378,7 @@ def _standby(layout: Layout) -> str:
       uwsgi_ignore_headers X-Accel-Charset;
       error_page 502 504 = @closed;
     }}
-    location @let_through {{ set $let_through 1; uwsgi_pass unix:$rp/app.sock; }}"""
+    location @let_through {{ set $let_through 1; try_files /.none @$engine$patience; }}"""
 
 
 def _pages() -> str:

@@ -1,19 +1,17 @@
-"""PURE: the emperor's ini and one vassal's ini."""
+"""PURE: the emperor's ini, and uWSGI's part of a vassal: a WSGI application, over uWSGI's own protocol."""
 
 from tenantry.node.layout import Layout
+from tenantry.node.render.engine import LISTENING_FD, STOP_SECONDS, EngineDriver, Protocol, queue_length
 from tenantry.spec.limits import DEFAULT_LIMITS, Limits
 from tenantry.spec.names import Slug
+from tenantry.spec.sites import SiteSpec
 
-LISTENING_FD = 3  # where the wrapper leaves the listening socket
-STOP_SECONDS = 10  # a worker that has not ended this long after it was told to is killed
 # The body is taken before the application runs: one that answers without reading it (a refused upload) would reset
 # the connection, and nginx would say 502 instead of passing the answer on. Above this it waits in the site's TMPDIR.
 BODY_IN_MEMORY_BYTES = 65_536
-# Who finds the queue full is told at once to come again; a longer queue only makes everybody wait longer.
-QUEUE_PER_WORKER = 128
-QUEUE_MAX = 1024
 OVERLOAD_SECONDS = 2  # how often uWSGI looks whether workers are busy; an idle one goes after ten times as long
 BUFFER_BYTES = 65_535  # one request's variables; nginx lets at most 4 headers of 8 kB through
+_RUN = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
 
 
 def render_emperor(layout: Layout) -> str:
@@ -30,11 +28,6 @@ emperor-max-throttle = 30000
 umask = 077
 die-on-term = true
 """
-
-
-def queue_length(processes: int, limits: Limits = DEFAULT_LIMITS) -> int:
-    """Return how many connections may wait for a site's workers; those of a site that may grow have room to."""
-    return min(QUEUE_PER_WORKER * max(processes, limits.processes_max), QUEUE_MAX)
 
 
 def render_vassal(
@@ -132,3 +125,21 @@ ignore-write-errors = true
 disable-write-exception = true
 procname-prefix-spaced = {slug}.{generation:d}
 """
+
+
+def _argv(python: str, ini: str) -> list[str]:
+    return [python, "-c", _RUN, "--ini", ini]
+
+
+def _ini(spec: SiteSpec, generation: int, backlog: int) -> str:
+    return render_vassal(
+        spec.slug,
+        generation,
+        processes=spec.processes,
+        threads=spec.threads,
+        backlog=backlog,
+        limits=spec.limits,
+    )
+
+
+DRIVER = EngineDriver(Protocol.UWSGI, _argv, _ini)

@@ -46,7 +46,7 @@ async def run_standby(config: Config) -> None:
     layout, inherited = config.layout, inherited_sockets()
     listeners = {
         path.name: open_listener(path, config.nginx_gid(), inherited)
-        for path in (layout.standby_socket, layout.wake_socket)
+        for path in (layout.standby_socket, layout.wake_socket, layout.wake_http_socket)
     }
     parts = parts_of(config)
     waker = Waker(config, starts_at_once=STARTS_PER_CPU * (os.cpu_count() or 1))
@@ -57,15 +57,17 @@ async def run_standby(config: Config) -> None:
         tasks = [group.create_task(part.run(), name=duty) for duty, part in parts.items()]
         tasks.append(group.create_task(Sleeper(config, waker).run(), name="sleeper"))
         counter = Counter()
+        visitors = Visitors(waker)
         services = {
             layout.standby_socket.name: counter.counting(Desk(parts).serve),
-            layout.wake_socket.name: counter.counting(Visitors(waker).serve),
+            layout.wake_socket.name: counter.counting(visitors.serve_uwsgi),
+            layout.wake_http_socket.name: counter.counting(visitors.serve_http),
         }
         servers = [
             await asyncio.start_unix_server(services[name], sock=listener.dup(), backlog=BACKLOG_MAX)
             for name, listener in listeners.items()
         ]
-        logger.info("standby answers on %s", " and ".join(listeners))
+        logger.info("standby answers on %s", ", ".join(listeners))
         number = await asked.get()
         # Whoever comes from here on waits in the queue of the socket, for the next program.
         for server in servers:

@@ -16,11 +16,12 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import wake_emperor
 from tenantry.node.effects.files import read_link, set_link
-from tenantry.node.layout import WAKE_TARGET, parse_vassal, socket_name
+from tenantry.node.layout import parse_vassal, socket_name
 from tenantry.node.planner import SETTLE_SECONDS
 from tenantry.node.probes import entries, serving_generation
 from tenantry.node.sockets import Sockets, read_sockets
 from tenantry.node.standby.waking import Site, Waker
+from tenantry.node.upstream import WAKE_TARGETS, read_upstream
 from tenantry.node.vassal import ACTIVITY
 from tenantry.spec.names import Slug
 
@@ -101,7 +102,8 @@ class Sleeper:
         directory = self._layout.site(site.slug)
         if site.waiting or not self._is_idle(site.slug, generation):
             return
-        set_link(directory / "app.sock", WAKE_TARGET)
+        upstream = read_upstream(directory)
+        set_link(upstream.path, WAKE_TARGETS[upstream.protocol])
         if not await self._drained(site, generation):
             self._turn_round(directory, generation)
             return
@@ -124,8 +126,9 @@ class Sleeper:
         return False
 
     def _turn_round(self, directory: Path, generation: int) -> None:
-        if serving_generation(directory) == (True, generation):
-            set_link(directory / "app.sock", socket_name(generation))
+        upstream = read_upstream(directory)
+        if (upstream.asleep, upstream.generation) == (True, generation):
+            set_link(upstream.path, socket_name(generation))
 
     def _remove_vassal(self, slug: Slug, generation: int) -> bool:
         """Take the ini away, unless the agent leads visitors to the process meanwhile."""
@@ -151,7 +154,7 @@ class Sleeper:
 def _last(directory: Path, now: float) -> float:
     """Return when the site was last busy: asked for something, or woken. It may say that it will be."""
     moments = []
-    for name in (ACTIVITY, "app.sock"):
+    for path in (directory / ACTIVITY, read_upstream(directory).path):
         with contextlib.suppress(OSError):
-            moments.append(os.lstat(directory / name).st_mtime)
+            moments.append(os.lstat(path).st_mtime)
     return min(max(moments, default=now), now + AHEAD_MAX_SECONDS)

@@ -1,6 +1,7 @@
 """Visitors of sleeping sites: held until the site runs, then led to it byte by byte. None is refused for waiting.
 
-nginx connects here because app.sock of a sleeping site leads to `run/wake.sock`. What is held is bounded, for each site
+nginx connects here because app.sock of a sleeping site leads to `run/wake.sock`, or its app.http to `wake.http.sock`.
+What is held is bounded, for each site
 and in all, so that one site's visitors cannot use up what the others need.
 """
 
@@ -10,6 +11,7 @@ import logging
 from collections import Counter
 
 from tenantry.node.layout import is_slug
+from tenantry.node.render.engine import Protocol
 from tenantry.node.standby.protocol import Answer, encode_answer
 from tenantry.node.standby.waking import Unwakeable, Waker
 from tenantry.spec.names import Slug
@@ -34,16 +36,27 @@ PAGE = (
 
 
 class Visitors:
-    """Serves connections to the wake socket."""
+    """Serves connections to the wake sockets."""
 
     def __init__(self, waker: Waker) -> None:
         self._waker = waker
         self._held: Counter[Slug] = Counter()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hold one request until its site runs, and lead it there."""
+    async def serve_uwsgi(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hold one request in uWSGI's protocol until its site runs, and lead it there."""
+        await self._serve(Protocol.UWSGI, reader, writer)
+
+    async def serve_http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The same for HTTP, and for what becomes a websocket."""
+        await self._serve(Protocol.HTTP, reader, writer)
+
+    async def _serve(self, protocol: Protocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            slug, packet = await _read_packet(reader)
+            slug, packet = await _READERS[protocol](reader)
+            if self._waker.protocol(slug) is not protocol:
+                # It was given another engine while the request waited here.
+                await _refuse(writer, CROWDED_SECONDS)
+                return
             if self._held[slug] >= HELD_MAX or self._held.total() >= HELD_ALL_MAX:
                 await _refuse(writer, CROWDED_SECONDS)
                 return
@@ -116,9 +129,28 @@ async def _read_packet(reader: asyncio.StreamReader) -> tuple[Slug, bytes]:
         head = await reader.readexactly(HEAD_BYTES)
         block = await reader.readexactly(parse_head(head))
     name = parse_variables(block).get("TENANTRY_ROUTE", "")
+    return _named(name), head + block
+
+
+async def _read_http(reader: asyncio.StreamReader) -> tuple[Slug, bytes]:
+    """Return the site that nginx names, and the head of the request as it came."""
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError as error:
+        raise ValueError("a request's head is too long") from error
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return _named(headers.get("x-tenantry-route", "")), head
+
+
+def _named(name: str) -> Slug:
     if not is_slug(name):
         raise ValueError(f"nginx names no site: {name!r:.100}")
-    return Slug(name), head + block
+    return Slug(name)
+
+
+_READERS = {Protocol.UWSGI: _read_packet, Protocol.HTTP: _read_http}
 
 
 async def _refuse(writer: asyncio.StreamWriter, retry_after_seconds: int) -> None:

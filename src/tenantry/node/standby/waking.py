@@ -22,8 +22,10 @@ from tenantry.node.effects.logs import read_tail
 from tenantry.node.errors import EmperorUnavailable, NotReady
 from tenantry.node.layout import socket_name
 from tenantry.node.probes import serving_generation
+from tenantry.node.render.engine import Protocol
 from tenantry.node.site_integrity import VASSAL_MODE
 from tenantry.node.starts import Kind, Starts, Turn
+from tenantry.node.upstream import read_upstream
 from tenantry.spec.names import Slug
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ class Waker:
 
     def is_sleeping(self, slug: Slug) -> bool:
         return serving_generation(self._layout.site(slug))[0]
+
+    def protocol(self, slug: Slug) -> Protocol:
+        """Return what is spoken with the site."""
+        return read_upstream(self._layout.site(slug)).protocol
 
     async def wake(self, slug: Slug) -> Path:
         """Return the socket of the site's process, which answers there; `Unwakeable` when none does."""
@@ -130,7 +136,8 @@ class Waker:
 
     async def _answering(self, slug: Slug, generation: int) -> None:
         """Return when the process answers; `NotReady` when it ends before it does."""
-        request = HealthRequest(self._layout.socket(slug, generation), "localhost", self._http_port, "/", probe=True)
+        socket = self._layout.socket(slug, generation)
+        request = HealthRequest(socket, "localhost", self._http_port, "/", probe=True, protocol=self.protocol(slug))
         watched = self._clock()
         while True:
             try:
@@ -155,13 +162,14 @@ class Waker:
     def _lead(self, slug: Slug, generation: int) -> None:
         """Point app.sock at the process, unless the agent has put another generation in its place meanwhile."""
         directory = self._layout.site(slug)
-        if serving_generation(directory) != (True, generation):
+        upstream = read_upstream(directory)
+        if (upstream.asleep, upstream.generation) != (True, generation):
             return
-        set_link(directory / "app.sock", socket_name(generation))
+        set_link(upstream.path, socket_name(generation))
         # The agent, which sets `serving` first, may have switched between our look and our link.
         wanted = read_link(directory / "serving")
         if wanted is not None and wanted != socket_name(generation):
-            set_link(directory / "app.sock", wanted)
+            set_link(upstream.path, wanted)
 
     async def _give_up(self, site: Site, generation: int, message: str, log: str) -> Unwakeable:
         """Take the ini back, note why for the agent, and wait longer each time."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from tenantry.control.data.cache import CacheServer
 from tenantry.control.data.server import TenantServer
 from tenantry.control.releases.artifacts import ArtifactStore
+from tenantry.spec.sites import Engine
 
 STEPS = (
     "fetch",
@@ -57,7 +58,7 @@ class StepUpdate:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """One release to make. Empty `settings`, `wsgi` and `python` mean: find out."""
+    """One release to make. Empty `settings`, `wsgi`, `asgi` and `python` mean: find out."""
 
     project: str
     project_number: int
@@ -67,6 +68,8 @@ class BuildRequest:
     settings: str = ""
     wsgi: str = ""
     python: str = ""
+    engine: Engine = Engine.UWSGI
+    asgi: str = ""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -107,7 +110,8 @@ class BuildContext:
 class BuildResult:
     """What the control plane keeps of a finished build. `static` is relative to the release's directory.
 
-    `artifact` is «sha256:…» and `artifact_size` bytes, None when it was not published.
+    `artifact` is «sha256:…» and `artifact_size` bytes, None when it was not published. `asgi` is empty where the engine
+    needs none, `wsgi` where the engine needs none and the project has none.
     """
 
     name: str
@@ -123,3 +127,5 @@ class BuildResult:
     warnings: tuple[str, ...]
     artifact: str | None = None
     artifact_size: int | None = None
+    engine: Engine = Engine.UWSGI
+    asgi: str = ""

@@ -31,7 +31,7 @@ print({_MARK!r} + json.dumps({{
 }}))
 """
 
-_LOAD_WSGI = """
+_LOAD = """
 import importlib, sys
 sys.path.insert(0, "")
 module, attribute = sys.argv[1].split(":")
@@ -92,15 +92,18 @@ def ask_django(project: Project, runner: Runner) -> Answers:
 
 
 def check(project: Project, template: str, runner: Runner) -> tuple[Answers, str, list[str]]:
-    """Run `manage.py check` and load the WSGI application; returns Django's answers, `module:attribute`, warnings."""
+    """Run `manage.py check` and load the application that sites run; returns Django's answers, `wsgi`, warnings."""
     answers = ask_django(project, runner)
     version = tuple(int(part) for part in answers.django.split(".")[:2])
     if version < OLDEST_DJANGO:
         raise StepFailed(f"Django {answers.django} is too old; Tenantry hosts 4.2 and newer.")
     runner.run(project.manage("check", seconds=project.limits.command), "manage.py check failed")
-    wsgi = project.inspection.wsgi or _wsgi_of(answers)
-    load = project.command("-c", _LOAD_WSGI, wsgi, seconds=project.limits.command)
-    runner.run(load, f"The WSGI application {wsgi} does not load")
+    wsgi, asgi = project.inspection.wsgi, project.inspection.asgi
+    if not asgi:
+        wsgi = wsgi or _wsgi_of(answers)
+    kind, name = ("ASGI", asgi) if asgi else ("WSGI", wsgi)
+    load = project.command("-c", _LOAD, name, seconds=project.limits.command)
+    runner.run(load, f"The {kind} application {name} does not load")
     return answers, wsgi, _database_warnings(answers, template)
 
 

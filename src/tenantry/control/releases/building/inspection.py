@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tenantry.control.releases.building.context import StepFailed
 from tenantry.spec.errors import InvalidName
-from tenantry.spec.names import parse_module, parse_wsgi
+from tenantry.spec.names import parse_asgi, parse_module, parse_wsgi
+from tenantry.spec.sites import Engine
 
 _SETTINGS_VARIABLE = "DJANGO_SETTINGS_MODULE"
 _IMPORT_DEPTH = 8  # how far `from .base import *` is followed in settings
@@ -16,11 +17,15 @@ _IMPORT_DEPTH = 8  # how far `from .base import *` is followed in settings
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The entry points of a project. `manage` is relative to the source; `wsgi` is "" when only Django can tell."""
+    """The entry points of a project. `manage` is relative to the source; `wsgi` is "" when only Django can tell.
+
+    `asgi` is "" where the engine needs none.
+    """
 
     manage: str
     settings: str
     wsgi: str
+    asgi: str = ""
 
     @property
     def folder(self) -> str:
@@ -28,7 +33,9 @@ class Inspection:
         return str(Path(self.manage).parent)
 
 
-def inspect_project(source: Path, settings: str, wsgi: str) -> Inspection:
+def inspect_project(
+    source: Path, settings: str, wsgi: str, engine: Engine = Engine.UWSGI, asgi: str = ""
+) -> Inspection:
     """Return the entry points of the project in `source`; what was given is checked and kept.
 
     Raises `StepFailed` with one message for a person when it is no Django project or the settings cannot be found.
@@ -36,10 +43,21 @@ def inspect_project(source: Path, settings: str, wsgi: str) -> Inspection:
     manage = find_manage(source)
     try:
         settings = parse_module(settings, field="settings") if settings else _settings_of(manage)
-        wsgi = parse_wsgi(wsgi) if wsgi else find_wsgi(manage.parent, settings)
+        wsgi = parse_wsgi(wsgi) if wsgi else find_application(manage.parent, settings, "wsgi")
+        if engine is Engine.UWSGI:
+            asgi = ""
+        elif asgi:
+            asgi = parse_asgi(asgi)
+        else:
+            asgi = find_application(manage.parent, settings, "asgi")
     except InvalidName as error:
         raise StepFailed(error.message) from error
-    return Inspection(manage.relative_to(source).as_posix(), settings, wsgi)
+    if engine is not Engine.UWSGI and not asgi:
+        raise StepFailed(
+            f"The engine {engine} serves ASGI applications, and this project has none: there is no ASGI_APPLICATION in "
+            f"{settings} and no asgi.py beside it. Give it with --asgi, or build with the engine {Engine.UWSGI}."
+        )
+    return Inspection(manage.relative_to(source).as_posix(), settings, wsgi, asgi)
 
 
 def find_manage(source: Path) -> Path:
@@ -93,22 +111,25 @@ def _parse(path: Path) -> ast.Module:
         raise StepFailed(f"{path.name} cannot be read: {error}.") from error
 
 
-def find_wsgi(folder: Path, settings: str) -> str:
-    """Return `module:attribute` from WSGI_APPLICATION in the settings' source or a `wsgi.py` beside them, else ""."""
-    named = _wsgi_application(folder, settings, _IMPORT_DEPTH)
+def find_application(folder: Path, settings: str, kind: str) -> str:
+    """Return `module:attribute` of the project's application of `kind` («wsgi», «asgi»), else "".
+
+    From WSGI_APPLICATION or ASGI_APPLICATION in the settings' source, or a `wsgi.py` or `asgi.py` beside them.
+    """
+    named = _named_application(folder, settings, f"{kind.upper()}_APPLICATION", _IMPORT_DEPTH)
     if named:
         module, _, attribute = named.rpartition(".")
-        return parse_wsgi(f"{module}:{attribute}")
+        return parse_wsgi(f"{module}:{attribute}", field=kind)
     packages = settings.split(".")[:-1]
     for length in range(len(packages), 0, -1):
-        module = ".".join([*packages[:length], "wsgi"])
+        module = ".".join([*packages[:length], kind])
         if _file_of(folder, module):
             return f"{module}:application"
     return ""
 
 
-def _wsgi_application(folder: Path, module: str, depth: int) -> str | None:
-    """The last constant given to WSGI_APPLICATION in `module` or in what it star-imports, None when there is none."""
+def _named_application(folder: Path, module: str, setting: str, depth: int) -> str | None:
+    """The last constant given to `setting` in `module` or in what it star-imports, None when there is none."""
     path = _file_of(folder, module)
     if path is None or depth == 0:
         return None
@@ -119,13 +140,13 @@ def _wsgi_application(folder: Path, module: str, depth: int) -> str | None:
     found = None
     for node in tree.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id="WSGI_APPLICATION")], value=ast.Constant(value=str(value))):
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(value))) if name == setting:
                 found = value
-            case ast.AnnAssign(target=ast.Name(id="WSGI_APPLICATION"), value=ast.Constant(value=str(value))):
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=str(value))) if name == setting:
                 found = value
             case ast.ImportFrom(module=name, names=[ast.alias(name="*")], level=level):
                 imported = _absolute(module, path, name, level)
-                found = _wsgi_application(folder, imported, depth - 1) or found
+                found = _named_application(folder, imported, setting, depth - 1) or found
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tenantry.control.releases.building.commands import DISK_FULL, Command, Runner, explain
 from tenantry.control.releases.building.context import StepFailed
 from tenantry.control.releases.building.inspection import read_pyproject
+from tenantry.spec.sites import Engine
 
 REQUIREMENTS = (
     "requirements.txt",
@@ -19,7 +20,9 @@ REQUIREMENTS = (
     "requirements/base.txt",
 )
 OLDEST_DJANGO = (4, 2)
-RUNTIME = ("pyuwsgi>=2.0.30",)  # the server inside a site's process
+# The server inside a site's process: a requirement of its own, or an extra of the library, which knows its version.
+_SERVERS = {Engine.UWSGI: "pyuwsgi>=2.0.30"}
+_EXTRAS = {Engine.GRANIAN: ("asgi",)}
 
 # The package index and the way to the network, as the operator chose them. Nothing else is handed on.
 _NETWORK = re.compile(
@@ -47,6 +50,7 @@ class Installation:
     scratch: Path
     wheel: Path | None
     seconds: float
+    engine: Engine = Engine.UWSGI
 
     @property
     def python(self) -> Path:
@@ -106,9 +110,11 @@ def install(plan: Installation, runner: Runner) -> list[str]:
 
 
 def _platform_packages(plan: Installation) -> tuple[str, ...]:
+    servers = [server for engine, server in _SERVERS.items() if engine is plan.engine]
     if plan.wheel is None:
-        return ("django", *RUNTIME)
-    return (f"django-tenantry[redis] @ {plan.wheel.as_uri()}", *RUNTIME)
+        return ("django", *servers)
+    extras = ",".join(["redis", *_EXTRAS.get(plan.engine, ())])
+    return (f"django-tenantry[{extras}] @ {plan.wheel.as_uri()}", *servers)
 
 
 def _dependencies(plan: Installation) -> tuple[str, ...] | None:

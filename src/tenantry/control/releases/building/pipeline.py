@@ -158,10 +158,10 @@ def _run_steps(work: _Build) -> BuildResult:
     work.begin("fetch")
     commit = _fetch(work)
     work.begin("inspect")
-    found = inspection.inspect_project(work.source, work.request.settings, work.request.wsgi)
-    work.log.say(
-        f"manage.py: {found.manage}, settings: {found.settings}, wsgi: {found.wsgi or 'asked of Django later'}"
-    )
+    request = work.request
+    found = inspection.inspect_project(work.source, request.settings, request.wsgi, request.engine, request.asgi)
+    application = f"asgi: {found.asgi}" if found.asgi else f"wsgi: {found.wsgi or 'asked of Django later'}"
+    work.log.say(f"manage.py: {found.manage}, settings: {found.settings}, {application}, engine: {request.engine}")
     work.begin("interpreter")
     interpreter = _interpreter(work, found)
     work.begin("venv")
@@ -196,6 +196,8 @@ def _run_steps(work: _Build) -> BuildResult:
             static=static,
             template=work.template,
             warnings=tuple(work.warnings),
+            engine=request.engine,
+            asgi=found.asgi,
         ),
     )
     work.begin("publish")
@@ -273,6 +275,7 @@ def _installation(work: _Build, found: inspection.Inspection) -> Installation:
         scratch=work.scratch,
         wheel=work.scratch / "wheels" / wheel.name if wheel else None,
         seconds=work.context.limits.install,
+        engine=work.request.engine,
     )
 
 
@@ -308,7 +311,9 @@ def _environment(
     work: _Build, found: inspection.Inspection, password: str, cache: CacheAccess | None
 ) -> Mapping[str, str]:
     wsgi = found.wsgi or "none:application"
-    identity = SiteIdentity(NEUTRAL_SLUG, ("none.invalid",), found.settings, wsgi, secrets.token_urlsafe(50))
+    identity = SiteIdentity(
+        NEUTRAL_SLUG, ("none.invalid",), found.settings, wsgi, secrets.token_urlsafe(50), found.asgi
+    )
     places = SitePlaces(
         venv=str(work.venv),
         static=str(work.directory / "static"),
