@@ -592,6 +592,22 @@ def test_a_mode_is_a_flag_and_restarts_nothing(kept: Kept, mode: Mode, flags: li
     assert kept.pid() == pid
 
 
+@pytest.mark.parametrize(("seconds_ago", "found"), [(0, False), (3600, True), (-3600, True)])
+def test_what_is_left_of_a_generation_is_found_though_the_clock_was_set_back(
+    kept: Kept, seconds_ago: int, found: bool
+) -> None:
+    """On a node whose clock was an hour ahead, and is right again, nothing may count as new for an hour."""
+    switched, left = kept.site() / "app.sock", kept.site() / "site.2.json"
+    before, moment = switched.lstat().st_mtime, time.time() - seconds_ago
+    left.write_text("{}")
+    os.utime(switched, (moment, moment), follow_symlinks=False)
+    later = replace(kept.specs[BLOG], generation=3)  # generation 1 serves, 2 was given up
+    drifts = {(drift.path, drift.detail) for drift in kept.host.examine(BLOG, later)}
+    left.unlink()
+    os.utime(switched, (before, before), follow_symlinks=False)
+    assert (("run/sites/blog/site.2.json", "is of a generation that does not serve") in drifts) is found
+
+
 # Another release of the agent, interrupted writes
 
 

@@ -241,7 +241,7 @@ def _is_json(path: Path) -> bool:
     if text is None:
         return True  # it was removed meanwhile
     with contextlib.suppress(ValueError):
-        return isinstance(json.loads(text), dict)
+        return isinstance(json.loads(text), dict | list)
     return False
 
 

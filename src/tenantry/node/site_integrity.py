@@ -328,7 +328,7 @@ class SiteIntegrity:
             path = self._layout.vassal(spec.slug, generation)
             if os.path.lexists(path):
                 left.append((path.name, path))
-        if read_upstream(directory).age_seconds <= LEFTOVER_SECONDS:
+        if abs(read_upstream(directory).age_seconds) <= LEFTOVER_SECONDS:  # below 0, the clock was set back since
             # Generations only grow: a newer one than the desired was never served, so nothing of it is on its way out.
             left = [(name, path) for name, path in left if (_generation_in(name) or 0) > spec.generation]
         for name, path in left:
