@@ -494,6 +494,12 @@ def test_projects_and_releases(cli: Any, platform: World, tmp_path: Path) -> Non
     assert cli("release", "activate", "my-shop-1").code == 0
     assert "current" in cli("release", "list", "my-shop").out
     assert "5.2.1" in cli("release", "show", "my-shop-1").out
+    assert cli("project", "update", "my-shop", "--warm-path", "/", "--warm-path", "/basket").code == 0
+    assert cli("project", "show", "my-shop", "--json").document()["warm_paths"] == ["/", "/basket"]
+    assert cli("project", "update", "my-shop", "--no-warm-paths", "--json").document()["warm_paths"] == []
+    assert cli("project", "update", "my-shop").code == 2
+    refused = cli("project", "update", "my-shop", "--warm-path", "basket")
+    assert (refused.code, "warm_paths" in refused.err or "warm-path" in refused.err) == (2, True), refused.err
     removed = cli("project", "remove", "my-shop", "--yes", "--json")
     assert (removed.code, removed.document()) == (0, {"removed": "my-shop"})
 

@@ -33,7 +33,7 @@ WAITING = {
 }
 PROMISED = """
 up down status doctor whoami
-project add|project list|project show|project remove
+project add|project list|project show|project update|project remove
 release build|release list|release show|release log|release activate
 site create|site list|site show|site update|site delete|site restart
 site mode|site runtime|site bypass|site logs|site manage|site shell

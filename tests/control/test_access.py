@@ -31,6 +31,7 @@ OPERATIONS = sorted(
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/projects"): {"name": "other", "source": "/srv/other"},
     ("POST", "/sites"): {"slug": "other", "project": "demo"},
+    ("PATCH", "/projects/{name}"): {"warm_paths": ["/"]},
     ("PATCH", "/sites/{slug}"): {"threads": 2},
     ("POST", "/sites/{slug}/commands"): {"argv": ["manage.py", "check"]},
     ("POST", "/sites/{slug}/hostnames"): {"name": "b.example.org"},

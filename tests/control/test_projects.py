@@ -166,3 +166,30 @@ def test_where_builds_have_users_of_their_own_ssh_is_refused_with_the_way_out(
 def test_an_ordinary_users_platform_takes_ssh(api: Api, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(settings, "TENANTRY", replace(settings.TENANTRY, uid_base=None))
     assert api("POST", "/projects", {"name": "shop", "source": source}).status_code == 201
+
+
+def test_what_new_processes_must_answer_is_changed_and_told(api: Api, project: str) -> None:
+    assert api.get("/projects/demo")["warm_paths"] == []
+    answer = api("PATCH", "/projects/demo", {"health_path": "/healthz", "warm_paths": ["/", "/search?q=a"]})
+    assert answer.status_code == 200
+    assert (answer.json()["health_path"], answer.json()["warm_paths"]) == ("/healthz", ["/", "/search?q=a"])
+    assert Change.objects.latest("revision").metadata == {"health_path": "/healthz", "warm_paths": ["/", "/search?q=a"]}
+    before = Change.objects.count()
+    assert api("PATCH", "/projects/demo", {"health_path": "/healthz"}).status_code == 200
+    assert Change.objects.count() == before
+    assert api("PATCH", "/projects/demo", {"warm_paths": []}).json()["warm_paths"] == []
+    assert api("PATCH", "/projects/nothing", {"warm_paths": []}).status_code == 404
+    added = api("POST", "/projects", {"name": "shop", "source": "/srv/shop", "warm_paths": ["/basket"]})
+    assert added.json()["warm_paths"] == ["/basket"]
+
+
+@pytest.mark.parametrize("paths", [["basket"], ["/a b"], ["/ä"], ["/a\n"], [""], ["/x" * 251], ["/"] * 21])
+def test_a_warm_path_that_cannot_be_asked_is_refused_by_name(api: Api, project: str, paths: list[str]) -> None:
+    for method, address, body in (
+        ("PATCH", "/projects/demo", {"warm_paths": paths}),
+        ("POST", "/projects", {"name": "shop", "source": "/srv/shop", "warm_paths": paths}),
+    ):
+        response = api(method, address, body)
+        assert response.status_code == 422
+        assert {error["field"] for error in response.json()["errors"]} == {"warm_paths"}
+    assert api.get("/projects/demo")["warm_paths"] == []

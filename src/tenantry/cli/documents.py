@@ -15,6 +15,7 @@ class Project(TypedDict):
     asgi: str | None
     python: str | None
     health_path: str
+    warm_paths: list[str]
     serve_media: bool
     environment_names: list[str]
     current_release: str | None

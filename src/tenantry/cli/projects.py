@@ -20,6 +20,16 @@ app = noun("project", "The codebases that sites run.")
 
 ENGINE_HELP = "What sites run in; granian serves ASGI: websockets, async views, streams."
 ASGI_HELP = "Where the engine needs it; else found by itself."
+WarmPaths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--warm-path",
+        metavar="PATH",
+        help="Asked of each thread of new processes before visitors get them; repeatable.",
+        show_default=False,
+    ),
+]
+
 _GIT = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:|git\+")
 
 
@@ -55,6 +65,7 @@ def add(
         str | None,
         typer.Option("--health-path", metavar="PATH", help="Must answer before a site is served.", show_default="/"),
     ] = None,
+    warm_paths: WarmPaths = None,
     wait: Wait = True,
     timeout: Timeout = BUILD_SECONDS,
 ) -> None:
@@ -70,6 +81,8 @@ def add(
     optional = {"settings": settings, "wsgi": wsgi, "engine": engine, "asgi": asgi, "python": python}
     optional["health_path"] = health_path
     document |= {key: value for key, value in optional.items() if value is not None}
+    if warm_paths:
+        document["warm_paths"] = warm_paths
     if environment:
         document["environment"] = parse_environment(environment)
     project: Project = session.client.post(path("projects"), document)
@@ -90,6 +103,32 @@ def add(
         session.output.remark(f"Next: tenantry site create NAME --project {project['name']} --wait", "dim")
 
     session.output.result(project, show)
+
+
+@command(app, "update", example="tenantry project update shop --warm-path / --warm-path /search")
+def update(
+    session: Session,
+    name: ProjectArgument,
+    health_path: Annotated[
+        str | None,
+        typer.Option("--health-path", metavar="PATH", help="Must answer before a site is served.", show_default=False),
+    ] = None,
+    warm_paths: WarmPaths = None,
+    no_warm_paths: Annotated[bool, typer.Option("--no-warm-paths", help="Ask none but the health path.")] = False,
+) -> None:
+    """Change what new processes of a project's sites must answer before visitors get them.
+
+    Warm paths given replace those of before. Processes that serve are not asked again.
+    """
+    if warm_paths and no_warm_paths:
+        raise UsageProblem("no-warm-paths", "Give either --warm-path or --no-warm-paths.")
+    document: Document = {} if health_path is None else {"health_path": health_path}
+    if warm_paths or no_warm_paths:
+        document["warm_paths"] = warm_paths or []
+    if not document:
+        raise UsageProblem("project", "Say what to change: --health-path, --warm-path or --no-warm-paths.")
+    project: Project = session.client.patch(path("projects", names.project(name)), document)
+    session.output.result(project, lambda: session.output.line(f"{project['name']} is changed."))
 
 
 @command(app, "list", example="tenantry project list")
@@ -125,6 +164,7 @@ def show_(session: Session, name: ProjectArgument) -> None:
         ("asgi", project["asgi"]),
         ("python", project["python"]),
         ("health path", project["health_path"]),
+        ("warm paths", project["warm_paths"]),
         ("current release", project["current_release"]),
         ("sites", project["sites"]),
         ("environment", sorted(project["environment_names"])),

@@ -15,6 +15,7 @@ from tenantry.spec.limits import DEFAULT_LIMITS, Limits
 from tenantry.spec.modes import NO_OPTIONS, ModeOptions
 from tenantry.spec.names import Fqdn, Slug, parse_hostname, parse_slug
 
+PATH_MAX = 500  # characters
 _ARTIFACT = re.compile(r"sha256:[0-9a-f]{64}")
 _PYTHON = re.compile(r"3\.[0-9]{1,2}(?:\.[0-9]{1,3})?")
 
@@ -204,8 +205,13 @@ def _inner_path(value: str | None) -> str | None:
     return value
 
 
+def is_url_path(text: str) -> bool:
+    """Whether a node can ask for `text`: an absolute path of printable ASCII."""
+    return text.startswith("/") and text.isascii() and text.isprintable() and " " not in text and len(text) <= PATH_MAX
+
+
 def _url_path(key: str, value: str) -> str:
     """An absolute URL path of printable ASCII: it is sent in the node's own requests."""
-    if not value.startswith("/") or not value.isascii() or not value.isprintable() or " " in value or len(value) > 500:
+    if not is_url_path(value):
         raise InvalidDocument(f"{key} must be an absolute path of printable ASCII, not {value!r}")
     return value

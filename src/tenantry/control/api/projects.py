@@ -46,6 +46,14 @@ def get_project(request: HttpRequest, name: Name) -> queries.ProjectView:
     return queries.project(name)
 
 
+@router.patch("/projects/{name}", response={200: schemas.Project, **PROBLEMS}, tags=["projects"])
+def update_project(request: HttpRequest, name: Name, body: schemas.ProjectChange) -> queries.ProjectView:
+    """Change what new processes of its sites must answer. Only what is given changes."""
+    return queries.project(
+        services.update_project(actor(request), name, services.ProjectChange(**body.model_dump())).name
+    )
+
+
 @router.delete("/projects/{name}", response={204: None, **PROBLEMS}, tags=["projects"])
 def remove_project(request: HttpRequest, name: Name) -> HttpResponse:
     """Remove a project and its releases. 409 while it has sites."""

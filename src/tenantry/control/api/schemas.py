@@ -67,6 +67,7 @@ class Status(Schema):
 
 
 ENGINE = "uwsgi, or granian for an ASGI application: websockets, async views, streams."
+WARM_PATHS = "Asked of each thread of a new generation before it takes over; none may answer 500 or more."
 
 
 class ProjectInput(Input):
@@ -80,6 +81,12 @@ class ProjectInput(Input):
     health_path: str = Field("/", description="Must answer before a new generation of a site takes over.")
     serve_media: bool = Field(True, description="Whether nginx serves the sites' uploaded files under /media/.")
     environment: Environment = Field(default_factory=dict, description="For its builds and each of its sites.")
+    warm_paths: list[str] = Field(default_factory=list, description=WARM_PATHS)
+
+
+class ProjectChange(Input):
+    health_path: str | None = Field(None, description="Must answer before a new generation of a site takes over.")
+    warm_paths: list[str] | None = Field(None, description=WARM_PATHS)
 
 
 class Project(Schema):
@@ -92,6 +99,7 @@ class Project(Schema):
     asgi: str | None
     python: str | None
     health_path: str
+    warm_paths: list[str]
     serve_media: bool
     environment_names: list[str]
     current_release: str | None = Field(description="What new sites run.")

@@ -28,6 +28,7 @@ class ChangeType(StrEnum):
     HOSTNAME_ADDED = "hostname.added"
     HOSTNAME_REMOVED = "hostname.removed"
     PROJECT_CREATED = "project.created"
+    PROJECT_UPDATED = "project.updated"
     PROJECT_REMOVED = "project.removed"
     RELEASE_REQUESTED = "release.requested"
     RELEASE_BUILT = "release.built"

@@ -22,6 +22,7 @@ class ProjectView:
     asgi: str
     python: str
     health_path: str
+    warm_paths: list[str]
     serve_media: bool
     environment_names: list[str]
     current_release: str | None
@@ -126,6 +127,7 @@ def _project_views(rows: QuerySet[Project], limit: int) -> list[ProjectView]:
             asgi=row.asgi,
             python=row.python,
             health_path=row.health_path,
+            warm_paths=row.warm_paths,
             serve_media=row.serve_media,
             environment_names=row.environment_names,
             current_release=row.current_release.name if row.current_release else None,

@@ -1,7 +1,7 @@
 """Acts on projects and releases, for people (with an actor) and for the build job (without)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from django.conf import settings
@@ -18,9 +18,11 @@ from tenantry.control.sealing import sealer
 from tenantry.control.users import check_user_id
 from tenantry.control.validation import Parser, parse_environment
 from tenantry.spec.names import Slug, parse_asgi, parse_module, parse_slug, parse_wsgi
-from tenantry.spec.sites import Engine
+from tenantry.spec.sites import Engine, is_url_path
 from tenantry.spec.users import project_uid
 
+WARM_PATHS_MAX = 20
+PATH_SHOWN = 60  # characters of one that is refused
 SOURCE_MAX = 2_000  # characters of a path or URL
 _PYTHON = re.compile(r"3\.\d{1,2}(?:\.\d{1,3})?\Z")
 _PASSWORD = re.compile(r"(?:git\+)?(?:https?://[^/\s]*@|[a-z]+://[^/\s]*:[^/\s]*@)")  # a token is often the user's name
@@ -42,6 +44,15 @@ class ProjectRequest:
     health_path: str = "/"
     serve_media: bool = True
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    warm_paths: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectChange:
+    """What a person wants changed of a project; None leaves it."""
+
+    health_path: str | None = None
+    warm_paths: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,7 @@ def add_project(actor: Actor, request: ProjectRequest) -> Project:
                     asgi=parse_asgi(request.asgi) if request.asgi else "",
                     python=request.python,
                     health_path=request.health_path,
+                    warm_paths=list(request.warm_paths),
                     serve_media=request.serve_media,
                     sealed_environment=sealer().seal({"environment": dict(request.environment)}),
                     environment_names=sorted(request.environment),
@@ -95,6 +107,27 @@ def add_project(actor: Actor, request: ProjectRequest) -> Project:
         check_user_id(project_uid, project.number)
         release = _queue_release(project)
         append(ChangeType.PROJECT_CREATED, actor=actor.name, project=name, metadata={"release": release.name})
+    return project
+
+
+def update_project(actor: Actor, name: str, change: ProjectChange) -> Project:
+    """Change what new processes of the project's sites must answer. Those that serve are not asked again.
+
+    Raises `NotFound`, `InvalidInput`. Nodes read it with each site's next change, and within a minute in any case.
+    """
+    require_admin(actor)
+    parser = Parser()
+    _check_paths(parser, change.health_path, change.warm_paths)
+    parser.check()
+    with act():
+        project = _locked_project(name)
+        wanted = {"health_path": change.health_path, "warm_paths": change.warm_paths}
+        changed = {key: value for key, value in wanted.items() if value is not None and value != getattr(project, key)}
+        for key, value in changed.items():
+            setattr(project, key, value)
+        if changed:
+            project.save(update_fields=list(changed))
+            append(ChangeType.PROJECT_UPDATED, actor=actor.name, project=name, metadata=changed)
     return project
 
 
@@ -261,9 +294,7 @@ def _checked(request: ProjectRequest) -> Slug:
     _check_engine(parser, request.engine, request.asgi)
     if request.python and not _PYTHON.match(request.python):
         parser.refuse("python", "A Python version is written «3.13» or «3.13.2».")
-    path = request.health_path
-    if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path or len(path) > 500:
-        parser.refuse("health_path", "A path of printable ASCII that begins with «/», for example «/healthz».")
+    _check_paths(parser, request.health_path, request.warm_paths)
     parser.take(parse_environment, request.environment)
     parser.check()
     if name is None:
@@ -279,6 +310,18 @@ def _check_engine(parser: Parser, engine: str, asgi: str) -> None:
         parser.take(parse_asgi, asgi)
         if engine == Engine.UWSGI:
             parser.refuse("asgi", f"uWSGI serves no ASGI application: give the engine «{Engine.GRANIAN}», too.")
+
+
+def _check_paths(parser: Parser, health_path: str | None, warm_paths: Sequence[str] | None) -> None:
+    if health_path is not None and not is_url_path(health_path):
+        parser.refuse("health_path", "A path of printable ASCII that begins with «/», for example «/healthz».")
+    if warm_paths is None:
+        return
+    if len(warm_paths) > WARM_PATHS_MAX:
+        parser.refuse("warm_paths", f"At most {WARM_PATHS_MAX} paths: each thread of a new process is asked each.")
+    for path in warm_paths:
+        if not is_url_path(path):
+            parser.refuse("warm_paths", f"Paths of printable ASCII that begin with «/», not «{path[:PATH_SHOWN]}».")
 
 
 def _queue_release(project: Project, *, activate: bool = False) -> Release:
