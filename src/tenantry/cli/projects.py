@@ -88,12 +88,7 @@ def add(
     project: Project = session.client.post(path("projects"), document)
     release = _newest_release(session, project["name"])
     if wait and release is not None:
-        try:
-            wait_for_release(session.client, release["name"], session.output, seconds=timeout)
-        except WorkFailed as error:
-            again = f"Was the path or an option wrong? «tenantry project remove {project['name']}», then add it again."
-            raise WorkFailed(str(error), f"{error.advice} {again}", error.log) from error
-        project = session.client.get(path("projects", project["name"]))
+        project = _wait_for_first(session, project["name"], release["name"], timeout)
 
     def show() -> None:
         if not wait:
@@ -103,6 +98,17 @@ def add(
         session.output.remark(f"Next: tenantry site create NAME --project {project['name']} --wait", "dim")
 
     session.output.result(project, show)
+
+
+def _wait_for_first(session: Session, project: str, release: str, seconds: float) -> Project:
+    """Wait for a new project's first release; return the project as it is then."""
+    try:
+        wait_for_release(session.client, release, session.output, seconds=seconds)
+    except WorkFailed as error:
+        again = f"Was the path or an option wrong? «tenantry project remove {project}», then add it again."
+        raise WorkFailed(str(error), f"{error.advice} {again}", error.log) from error
+    found: Project = session.client.get(path("projects", project))
+    return found
 
 
 @command(app, "update", example="tenantry project update shop --warm-path / --warm-path /search")

@@ -126,10 +126,7 @@ class Start:
                 state = states.get(name)
                 if state is None:
                     continue
-                if state.name in ("BACKOFF", "EXITED", "FATAL"):
-                    deaths[name].add(state.since)
-                if state.name == "FATAL" or len(deaths[name]) >= _DEATHS:
-                    self._fail(name, f"{name} does not start: {state.message}.", offsets[name])
+                self._check_alive(name, state, deaths[name], offsets[name])
                 if state.name not in ("RUNNING", "STARTING"):
                     continue
                 missing = missing_of(name, state, since[name])
@@ -145,6 +142,13 @@ class Start:
         name, missing = next(iter(waiting.items()))
         limit = _READY_LIMIT.seconds
         self._fail(name, f"{name} was not ready within {limit} s: {missing}.", offsets[name])
+
+    def _check_alive(self, name: str, state: State, deaths: set[int], offset: int) -> None:
+        """Note the death of a process that is being started in `deaths`; raises when it will not come."""
+        if state.name in ("BACKOFF", "EXITED", "FATAL"):
+            deaths.add(state.since)
+        if state.name == "FATAL" or len(deaths) >= _DEATHS:
+            self._fail(name, f"{name} does not start: {state.message}.", offset)
 
     def _fail(self, name: str, message: str, offset: int) -> None:
         self._view.show(name, Step.FAILED, message)

@@ -85,10 +85,8 @@ async def run_agent(config: Config) -> None:
     agent = f"{PROGRAM}/{config.node}/"
     instance = f"{agent}{secrets.token_hex(4)}"
     remove_leftovers(config.layout)
-    gate = ConnectGate()
-    servers = Servers(config.dsn)
-    listening, asking = Line(servers, gate, name=instance), Line(servers, gate, name=instance)
-    store = Store(asking)
+    database = _Database(config.dsn, instance)
+    store = database.store
     memory = LastKnown(config.layout.state)
     releases = Releases(config)
     host = LocalHost(config, releases)
@@ -103,23 +101,17 @@ async def run_agent(config: Config) -> None:
     )
     reconciler.restore(memory.load())
     listener = Listener(
-        listening, lambda hint: reconciler.hear(hint.epoch, hint.revision), _Observer(store, reconciler)
+        database.listening, lambda hint: reconciler.hear(hint.epoch, hint.revision), _Observer(store, reconciler)
     )
-
-    async def timeline_of(number: int) -> Timeline:
-        other = Store(Line(servers.only(number), gate, name=instance))
-        try:
-            return await other.timeline()
-        finally:
-            other.close()
-
     stopped = _stop_asked()
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(reconciler.run(), name="reconciler"),
             group.create_task(listener.run(), name="listener"),
             group.create_task(watch_for_twins(store, agent, instance, reconciler.same_node_twice), name="twins"),
-            group.create_task(watch_for_promotions(servers, store.timeline, timeline_of), name="servers"),
+            group.create_task(
+                watch_for_promotions(database.servers, store.timeline, database.timeline_of), name="servers"
+            ),
             group.create_task(host.flusher.run(), name="flusher"),
             group.create_task(
                 Limiter(SiteLimits(config), reconciler.specs, reconciler.limits, clock=time.monotonic).run(),
@@ -135,9 +127,31 @@ async def run_agent(config: Config) -> None:
             task.cancel()
     reconciler.finish()
     host.flusher.flush()
-    listening.drop()
-    asking.drop()
+    database.close()
     logger.info("the agent stopped")
+
+
+class _Database:
+    """The agent's two lines to the platform's database, and a look at its other servers."""
+
+    def __init__(self, dsn: str, name: str) -> None:
+        self._gate = ConnectGate()
+        self._name = name
+        self.servers = Servers(dsn)
+        self.listening = Line(self.servers, self._gate, name=name)
+        self.store = Store(Line(self.servers, self._gate, name=name))
+
+    async def timeline_of(self, number: int) -> Timeline:
+        """Return where one of the servers stands."""
+        other = Store(Line(self.servers.only(number), self._gate, name=self._name))
+        try:
+            return await other.timeline()
+        finally:
+            other.close()
+
+    def close(self) -> None:
+        self.listening.drop()
+        self.store.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,10 +158,7 @@ def _run_steps(work: _Build) -> BuildResult:
     work.begin("fetch")
     commit = _fetch(work)
     work.begin("inspect")
-    request = work.request
-    found = inspection.inspect_project(work.source, request.settings, request.wsgi, request.engine, request.asgi)
-    application = f"asgi: {found.asgi}" if found.asgi else f"wsgi: {found.wsgi or 'asked of Django later'}"
-    work.log.say(f"manage.py: {found.manage}, settings: {found.settings}, {application}, engine: {request.engine}")
+    found = _inspect(work)
     work.begin("interpreter")
     interpreter = _interpreter(work, found)
     work.begin("venv")
@@ -181,25 +178,23 @@ def _run_steps(work: _Build) -> BuildResult:
         work.begin("template")
         execution.migrate(project, work.runner)
     seal_template(work.context.server, work.template)
-    work.begin("freeze")
-    result = _freeze(
-        work,
-        BuildResult(
-            name=work.request.name,
-            digest="",
-            commit=commit,
-            python=interpreter.version_text,
-            django=answers.django,
-            settings=found.settings,
-            wsgi=wsgi,
-            manage=found.manage,
-            static=static,
-            template=work.template,
-            warnings=tuple(work.warnings),
-            engine=request.engine,
-            asgi=found.asgi,
-        ),
+    result = BuildResult(
+        name=work.request.name,
+        digest="",
+        commit=commit,
+        python=interpreter.version_text,
+        django=answers.django,
+        settings=found.settings,
+        wsgi=wsgi,
+        manage=found.manage,
+        static=static,
+        template=work.template,
+        warnings=tuple(work.warnings),
+        engine=work.request.engine,
+        asgi=found.asgi,
     )
+    work.begin("freeze")
+    result = _freeze(work, result)
     work.begin("publish")
     return _publish(work, result)
 
@@ -221,6 +216,14 @@ def _fetch(work: _Build) -> str:
         work.warnings.append(message)
     freeze.own_tree(work.source, work.owner)
     return fetch.commit_of(source)
+
+
+def _inspect(work: _Build) -> inspection.Inspection:
+    request = work.request
+    found = inspection.inspect_project(work.source, request.settings, request.wsgi, request.engine, request.asgi)
+    application = f"asgi: {found.asgi}" if found.asgi else f"wsgi: {found.wsgi or 'asked of Django later'}"
+    work.log.say(f"manage.py: {found.manage}, settings: {found.settings}, {application}, engine: {request.engine}")
+    return found
 
 
 def _make_directories(work: _Build) -> None:
