@@ -18,12 +18,12 @@ import pytest
 from node_lab import AS_ROOT, Node, wait_until
 
 from tenantry.node.config import read_config
-from tenantry.node.effects import host as host_module
 from tenantry.node.effects.emperor import ask_emperor
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.effects.nginx import Nginx
 from tenantry.node.integrity import Drift
 from tenantry.node.planner import is_serving, plan_site
+from tenantry.node.render import uwsgi
 from tenantry.node.render.uwsgi import render_unnoted_vassal
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import Mode, SiteSpec
@@ -633,8 +633,8 @@ def test_a_document_of_a_release_that_noted_nothing_is_written_anew_and_restarts
 
 def test_what_an_older_agent_wrote_is_no_drift(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """A release of the agent that renders an ini differently must not restart every site."""
-    render = host_module.render_vassal
-    monkeypatch.setattr(host_module, "render_vassal", lambda *a, **k: render(*a, **k) + "vacuum = true\n")
+    render = uwsgi.render_vassal
+    monkeypatch.setattr(uwsgi, "render_vassal", lambda *a, **k: render(*a, **k) + "vacuum = true\n")
     younger = LocalHost(read_config(kept.node.config))
     younger.scan()
     assert younger.examine(BLOG, kept.specs[BLOG]) == ()

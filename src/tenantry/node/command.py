@@ -9,7 +9,7 @@ from typing import Any
 
 from tenantry.node import vassal
 from tenantry.node.config import Config
-from tenantry.node.effects.host import build_document
+from tenantry.node.effects.content import build_document
 from tenantry.node.effects.terminal import forbid_typing
 from tenantry.node.errors import NodeError
 from tenantry.node.memory import LastKnown

@@ -1,10 +1,8 @@
 """A plan's actions, done on this machine; and what is on it, observed."""
 
-import asyncio
 import json
 import os
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,28 +10,27 @@ from typing import Any
 from typing import Protocol as Interface
 
 from tenantry.node.config import Config
-from tenantry.node.effects.emperor import wake_emperor
+from tenantry.node.effects.content import SiteContent
 from tenantry.node.effects.files import (
     make_directory,
     remove,
     set_access,
     set_aside,
     set_link,
-    sync,
     write_file,
 )
 from tenantry.node.effects.flushing import Flusher
+from tenantry.node.effects.generations import Generations, Knowledge
 from tenantry.node.effects.limits import SiteLimits, needs_long
 from tenantry.node.effects.node_integrity import NodeIntegrity
-from tenantry.node.effects.readiness import Readiness
 from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
 from tenantry.node.layout import is_slug, socket_name
 from tenantry.node.planner import (
-    PROCESS,
     Action,
     AwaitReady,
     FetchRelease,
+    GenerationAction,
     LetSleep,
     LinkHost,
     ObservedSite,
@@ -53,27 +50,21 @@ from tenantry.node.planner import (
     WriteVassal,
 )
 from tenantry.node.probes import Tables, entries, observe_site
-from tenantry.node.render.document import Secrets, encode, protocol_of, same_start, site_document
+from tenantry.node.render.document import encode, protocol_of, same_start
 from tenantry.node.render.engine import Protocol
-from tenantry.node.render.engines import driver_of
-from tenantry.node.render.modes import process_mode_document, standby_mode_document
-from tenantry.node.render.uwsgi import render_unnoted_vassal
+from tenantry.node.render.modes import standby_mode_document
 from tenantry.node.site_integrity import (
-    DOCUMENT_MODE,
     FLAG_MODE,
     LOG_MODE,
-    VASSAL_MODE,
     Renderers,
     SiteIntegrity,
     mode_files,
     site_places,
 )
-from tenantry.node.upstream import forget_generation, lead_to, lead_to_standby, read_upstream
-from tenantry.node.vassal import SOCKET_MODE
+from tenantry.node.upstream import lead_to, lead_to_standby, read_upstream
 from tenantry.node.written import Written
-from tenantry.sealing import Sealer, SealError
-from tenantry.spec.errors import InvalidDocument, UserIdsExhausted
-from tenantry.spec.names import Slug
+from tenantry.spec.errors import UserIdsExhausted
+from tenantry.spec.names import Fqdn, Slug
 from tenantry.spec.sites import ReleaseName, ReleaseSpec, Runtime, SiteSpec
 
 WAKE_SECONDS = 0.2
@@ -102,24 +93,25 @@ class LocalHost:
     def __init__(self, config: Config, releases: Releases | None = None, *, ready_seconds: float | None = None) -> None:
         self._config = config
         self._layout = config.layout
-        self._sealer = Sealer(config.platform_keys)
         self._nginx_gid = config.nginx_gid()
-        self._readiness = Readiness(config, config.ready_seconds if ready_seconds is None else ready_seconds)
         self._tables = Tables(self._layout)
         self._releases = releases
         self._limits = SiteLimits(config)
         self.flusher = Flusher(self._layout.home)
         self._written = Written(self._layout.written, self.flusher)
+        self._content = content = SiteContent(config, self._nginx_gid)
         self._sites = SiteIntegrity(
             config,
             self._tables,
             self._written,
-            Renderers(self._document_text, self._vassal_text, self._unnoted_vassal_text, self._mode_text),
+            Renderers(content.document_text, content.vassal_text, content.unnoted_vassal_text, content.mode_text),
             self._is_present,
         )
         self._node = NodeIntegrity(config, self._tables)
+        knowledge = Knowledge(self._tables, self._written, self._node)
+        seconds = config.ready_seconds if ready_seconds is None else ready_seconds
+        self._generations = Generations(config, content, knowledge, seconds)
         self._observed: dict[Slug, ObservedSite] = {}
-        self._backlog = min(int(Path("/proc/sys/net/core/somaxconn").read_text()), BACKLOG_MAX)
 
     def scan(self) -> frozenset[Slug]:
         """Read the directories again; return the sites of which something is here."""
@@ -162,8 +154,12 @@ class LocalHost:
             vassal = self._layout.vassal(slug, generation).read_bytes()
         except OSError:
             return False
-        expected = self._document_text(spec, generation)
-        return expected is not None and vassal == self._vassal_text(spec, generation) and same_start(document, expected)
+        expected = self._content.document_text(spec, generation)
+        return (
+            expected is not None
+            and vassal == self._content.vassal_text(spec, generation)
+            and same_start(document, expected)
+        )
 
     def made_for(self, slug: Slug, generation: int) -> int | None:
         """Return the number of the site whose database the generation's document names, None without one."""
@@ -243,12 +239,16 @@ class LocalHost:
             self.flusher.note(self._layout.hosts)
         elif isinstance(action, RemoveSite):
             self.flusher.note(self._layout.sites)
+        elif isinstance(action, RemoveParked):
+            self.flusher.note(self._layout.parked(action.slug, action.generation))
         elif not isinstance(action, FetchRelease | AwaitReady):  # these wait for the disk themselves
             self.flusher.note_files(self._layout.site(action.slug))
 
     async def _apply(self, action: Action, spec: SiteSpec | None) -> None:
         directory = self._layout.site(action.slug)
         match action:
+            case GenerationAction():
+                await self._apply_to_generation(action, spec)
             case PrepareSite():
                 self._prepare(_needed(spec))
             case SetFlag(name=name, up=True):
@@ -261,48 +261,60 @@ class LocalHost:
                 remove(directory / name)
             case FetchRelease():
                 await self._fetch(_needed(spec))
-            case RestoreSocket(generation=generation):
-                await self._restore_socket(action.slug, generation)
             case SetLink(name=name, target=None):
                 remove(directory / name)
             case SetLink(name=name, target=str(target)):
                 set_link(directory / name, target)
-            case WriteDocument():
-                if needs_long(_needed(spec).limits):  # shortened by the limiter, when what serves now is gone
-                    self._limits.set_long(action.slug, _needed(spec).limits)
-                self._write_document(_needed(spec), action.generation)
-            case ParkVassal():
-                self._park(_needed(spec), action.generation)
-            case RemoveParked(generation=generation):
-                self._unpark(action.slug, generation)
-            case WriteVassal():
-                await self._write_vassal(_needed(spec), action.generation)
-            case AwaitReady():
-                await self._await_ready(_needed(spec), action.generation)
-            case Switch(generation=generation):
-                self._lead(action.slug, spec, generation, lead_to)
-            case LetSleep(generation=generation):
-                self._lead(action.slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
             case LinkHost(hostname=hostname):
                 set_link(self._layout.host(hostname), f"../sites/{action.slug}")
                 self._tables.hosts.look(hostname)
             case UnlinkHost(hostname=hostname):
-                # It may have been given to another site meanwhile; no await lies between looking and removing.
-                if self._tables.hosts.look(hostname) == action.slug:
-                    remove(self._layout.host(hostname))
-                    self._tables.hosts.look(hostname)
-            case RemoveGeneration(generation=generation):
-                await self._remove_generation(action.slug, generation)
+                self._unlink_host(action.slug, hostname)
             case RemoveSite():
-                remove(directory)
-                remove(self._layout.wake_failures / action.slug)
-                remove(self._layout.process_mode(action.slug))
-                self._written.drop(action.slug)
-                self._limits.set_long(action.slug, None)
-                self._limits.set_full(action.slug, False)
-                self._sites.served.pop(action.slug, None)
+                self._remove_site(action.slug)
             case _:
                 raise NodeError(f"an action nobody knows: {action}")
+
+    async def _apply_to_generation(self, action: GenerationAction, spec: SiteSpec | None) -> None:
+        slug, generation, generations = action.slug, action.generation, self._generations
+        match action:
+            case WriteDocument():
+                if needs_long(_needed(spec).limits):  # shortened by the limiter, when what serves now is gone
+                    self._limits.set_long(slug, _needed(spec).limits)
+                generations.write_document(_needed(spec), generation)
+            case ParkVassal():
+                generations.park(_needed(spec), generation)
+            case RemoveParked():
+                generations.unpark(slug, generation)
+            case WriteVassal():
+                await generations.write_vassal(_needed(spec), generation)
+            case RestoreSocket():
+                await generations.restore_socket(slug, generation)
+            case AwaitReady():
+                await generations.await_ready(_needed(spec), generation, served=self._sites.served.get(slug))
+            case Switch():
+                self._lead(slug, spec, generation, lead_to)
+            case LetSleep():
+                self._lead(slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
+            case RemoveGeneration():
+                await generations.remove(slug, generation)
+            case _:
+                raise NodeError(f"an action nobody knows: {action}")
+
+    def _unlink_host(self, slug: Slug, hostname: Fqdn) -> None:
+        # It may have been given to another site meanwhile; no await lies between looking and removing.
+        if self._tables.hosts.look(hostname) == slug:
+            remove(self._layout.host(hostname))
+            self._tables.hosts.look(hostname)
+
+    def _remove_site(self, slug: Slug) -> None:
+        remove(self._layout.site(slug))
+        remove(self._layout.wake_failures / slug)
+        remove(self._layout.process_mode(slug))
+        self._written.drop(slug)
+        self._limits.set_long(slug, None)
+        self._limits.set_full(slug, False)
+        self._sites.served.pop(slug, None)
 
     def _prepare(self, spec: SiteSpec) -> None:
         """The site's directory: root's, nginx may look. Its data: root's shell around three places of the site's.
@@ -328,44 +340,14 @@ class LocalHost:
             raise NotReady(f"the release {spec.release.name} is not on this node")
         await self._releases.ensure(spec.release)
 
-    def _document_text(self, spec: SiteSpec, generation: int) -> bytes | None:
-        """Return what the document must hold, None when its secrets cannot be opened."""
-        try:
-            return encode(build_document(spec, self._sealer, self._config, self._nginx_gid))
-        except NotReady:
-            return None
-
-    def _vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
-        return driver_of(spec.release.engine).ini(spec, generation, self._backlog).encode()
-
-    def _unnoted_vassal_text(self, spec: SiteSpec, generation: int) -> bytes:
-        return render_unnoted_vassal(
-            spec.slug, generation, processes=spec.processes, threads=spec.threads, backlog=self._backlog
-        ).encode()
-
-    def _mode_text(self, spec: SiteSpec, reader: str) -> bytes | None:
-        """Return what the document of the site's mode must hold, None when its secrets cannot be opened."""
-        if reader == PROCESS:
-            return encode(process_mode_document(spec))
-        try:
-            return encode(standby_mode_document(spec, open_secrets(spec, self._sealer).bypass_key))
-        except NotReady:
-            return None
-
     def _set_mode_file(self, spec: SiteSpec, reader: str, *, up: bool) -> None:
         path, mode = next((path, mode) for name, path, mode in mode_files(self._layout, spec.slug) if name == reader)
         if not up:
             remove(path)
             return
         # A site whose secrets cannot be opened is closed all the same, to everybody.
-        content = self._mode_text(spec, reader) or encode(standby_mode_document(spec, None))
+        content = self._content.mode_text(spec, reader) or encode(standby_mode_document(spec, None))
         write_file(path, content, mode=mode)
-
-    def _write_document(self, spec: SiteSpec, generation: int) -> None:
-        path = self._layout.document(spec.slug, generation)
-        content = encode(build_document(spec, self._sealer, self._config, self._nginx_gid))
-        self._written.remember(spec.slug, path.name, content)
-        write_file(path, content, mode=DOCUMENT_MODE)
 
     def _lead(
         self, slug: Slug, spec: SiteSpec | None, generation: int, lead: Callable[[Path, int, Protocol], None]
@@ -376,124 +358,6 @@ class LocalHost:
             set_link(directory / "serving", socket_name(generation))
         lead(directory, generation, self._protocol(slug, generation))
         self._sites.served[slug] = generation
-
-    def _park(self, spec: SiteSpec, generation: int) -> None:
-        """Write the ini that standby copies to run/vassals; its own name there is noted, too."""
-        path, content = self._layout.parked(spec.slug, generation), self._vassal_text(spec, generation)
-        for name in (path.name, self._layout.vassal(spec.slug, generation).name):
-            self._written.remember(spec.slug, name, content)
-        write_file(path, content, mode=VASSAL_MODE, durable=True)
-
-    def _unpark(self, slug: Slug, generation: int) -> None:
-        path = self._layout.parked(slug, generation)
-        remove(path)
-        self._written.drop(slug, path.name)
-
-    async def _write_vassal(self, spec: SiteSpec, generation: int) -> None:
-        """Write the ini; one that was changed gets a time by which the emperor starts its process anew.
-
-        Not if the process is older than the change: then it runs from the right text, and with the time that text
-        had the emperor sees nothing new. Should it see the change first, the check of its list finds out.
-        """
-        path = self._layout.vassal(spec.slug, generation)
-        content = self._vassal_text(spec, generation)
-        changed = sign(str(path))
-        started = sign(str(self._layout.socket(spec.slug, generation)))
-        mtime_ns = None
-        if changed is not None:
-            before = self._node.times.of(path.name)
-            untouched = started is not None and started[2] < changed[3] and before is not None
-            mtime_ns = before if untouched else self._node.times.newer(path.name)
-        self._readiness.begin(spec.slug, generation)
-        self._tables.vassals.add(spec.slug, generation)
-        self._written.remember(spec.slug, path.name, content)
-        write_file(path, content, mode=VASSAL_MODE, mtime_ns=mtime_ns)
-        self._node.times.note(path.name)
-        await self._wake_emperor()
-
-    async def _restore_socket(self, slug: Slug, generation: int) -> None:
-        """Make the process reachable again: its socket's mode and owner, else a new process of the generation.
-
-        A socket whose file is gone cannot be given another. The process first answers whom it has; visitors who come
-        meanwhile find nobody, as since the file went.
-        """
-        path = self._layout.socket(slug, generation)
-        self._tables.forget_sockets()
-        self._tables.refresh_sockets(0.0)
-        found = sign(str(path))
-        right = found is not None and stat.S_ISSOCK(found[4])
-        if right and found is not None and self._tables.sockets.is_bound(slug, generation, found[0]):
-            changed = (stat.S_IMODE(found[4]), found[5]) != (SOCKET_MODE, os.geteuid())
-            changed |= self._nginx_gid is not None and found[6] != self._nginx_gid
-            if changed:
-                set_access(path, SOCKET_MODE, os.geteuid(), self._nginx_gid)
-                return
-        elif found is not None:
-            remove(path)
-        await self._restart(slug, generation)
-
-    async def _restart(self, slug: Slug, generation: int) -> None:
-        """Have the emperor start the generation's process anew; returns when the new one listens."""
-        path, vassal = self._layout.socket(slug, generation), self._layout.vassal(slug, generation)
-        before = sign(str(path))
-        self._readiness.begin(slug, generation)
-        self._node.times.set(vassal.name, self._node.times.newer(vassal.name))
-        await self._wake_emperor()
-        deadline = time.monotonic() + REBOUND_SECONDS
-        while (now := sign(str(path))) is None or now == before:
-            if time.monotonic() > deadline:
-                raise Transient(f"the emperor did not start {vassal.name} anew within {REBOUND_SECONDS:.0f} s")
-            await asyncio.sleep(WAKE_SECONDS)
-            await self._wake_emperor()  # it starts the next one when it looks, not when the last one ended
-
-    async def _await_ready(self, spec: SiteSpec, generation: int) -> None:
-        """The files reach the disk while the application loads, so that what gets switched to is durable."""
-        durable = asyncio.create_task(asyncio.to_thread(self._make_durable, spec.slug, generation))
-        try:
-            await self._readiness.wait(spec, generation, served=self._sites.served.get(spec.slug))
-        finally:
-            await durable
-
-    def _make_durable(self, slug: Slug, generation: int) -> None:
-        for path in (self._layout.document(slug, generation), self._layout.vassal(slug, generation)):
-            sync(path)
-            sync(path.parent)
-
-    async def _remove_generation(self, slug: Slug, generation: int) -> None:
-        """The ini first: whatever interrupts, the emperor never sees an ini without its document."""
-        vassal = self._layout.vassal(slug, generation)
-        if sign(str(vassal)) is not None:
-            remove(vassal)
-            await self._wake_emperor()
-        document, parked = self._layout.document(slug, generation), self._layout.parked(slug, generation)
-        forget_generation(self._layout.site(slug), generation)
-        remove(self._layout.socket(slug, generation))
-        remove(parked)
-        remove(document)
-        self._written.drop(slug, vassal.name, parked.name, document.name)
-        self._tables.vassals.discard(slug, generation)
-        self._node.times.forget(vassal.name)
-        self._readiness.forget(slug, generation)
-
-    async def _wake_emperor(self) -> None:
-        """Have the emperor look at once. One that does not answer looks by itself, within 5 s."""
-        await wake_emperor(self._layout.emperor_socket)
-
-
-def build_document(spec: SiteSpec, sealer: Sealer, config: Config, nginx_gid: int | None) -> dict[str, object]:
-    """Return site.<generation>.json of `spec`; `NotReady` when its secrets cannot be opened."""
-    try:
-        return site_document(spec, open_secrets(spec, sealer), config, nginx_gid)
-    except InvalidDocument as error:
-        raise NotReady(str(error)) from error
-
-
-def open_secrets(spec: SiteSpec, sealer: Sealer) -> Secrets:
-    """Return the site's secrets; `NotReady` when they cannot be opened."""
-    try:
-        return Secrets.from_document(sealer.unseal(spec.sealed))
-    except (SealError, InvalidDocument) as error:
-        raise NotReady(str(error)) from error
 
 
 def _needed(spec: SiteSpec | None) -> SiteSpec:
