@@ -1,5 +1,6 @@
 """One Redis for all sites: a site reaches its own keys, and neither reads, lists, changes nor hears another's."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -157,3 +158,29 @@ def test_a_script_without_end_is_ended(connect: Callable[[str], Client], cache_s
     assert "killed" in done
     assert ended
     assert beta.ping()
+
+
+def test_who_takes_most_of_the_connections_loses_them_and_nobody_else(
+    cache_server: CacheServer, connect: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, beta = connect("alpha"), connect("beta")
+    quiet = beta.client_id()
+    assert cache_server.end_connection_hoarders() == []
+    monkeypatch.setattr("tenantry.control.data.cache.CALM_CLIENTS", 30)
+    monkeypatch.setattr("tenantry.control.data.cache.SITE_CLIENTS", 20)
+    known = [alpha.connection_pool.make_connection() for _ in range(40)]
+    strangers = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    try:
+        for connection in known:
+            connection.connect()
+        for stranger in strangers:
+            stranger.connect(cache_server.socket)
+        assert sorted(cache_server.end_connection_hoarders()) == ["default", "site_alpha"]
+        assert beta.client_id() == quiet
+        assert alpha.ping(), "it may connect again"
+        assert cache_server.end_connection_hoarders() == []
+    finally:
+        for connection in known:
+            connection.disconnect()
+        for stranger in strangers:
+            stranger.close()

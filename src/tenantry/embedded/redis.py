@@ -64,6 +64,10 @@ def render_settings(home: Home, config: Config | None = None, certificates: Cert
         "maxmemory-policy": "allkeys-lru",
         # A script that runs longer is ended by the jobs worker: nobody else is served meanwhile. (The name of Redis 6.)
         "lua-time-limit": "500",
+        # What one connection may make the server hold: answers that it does not read, and a command it goes on sending.
+        "client-output-buffer-limit": "normal 64mb 16mb 30",
+        "client-query-buffer-limit": "64mb",
+        "proto-max-bulk-len": "32mb",
         "save": "60 1",
         "appendonly": "no",
         # With a full disk the sites' caches go on working in memory.

@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 
 import redis
 
 from tenantry.spec.environment import CacheAccess
 
+CALM_CLIENTS = 1000  # below this many connections of all sites nobody's are counted; the server takes 10,000
+SITE_CLIENTS = 250  # of one site, when there are many
 SCAN_COUNT = 1000  # keys looked at in one step: about a millisecond of the server's time
 
 # An allow list. What a user may do is what works on keys named in the command, where Redis checks the pattern:
@@ -115,6 +118,20 @@ class CacheServer:
                 self._send("SHUTDOWN", "NOSAVE")
             return "a script of a site did not end and had written: Redis was started anew"
         return "a script of a site did not end and was killed"
+
+    def end_connection_hoarders(self) -> list[str]:
+        """End the connections of users who hold so many that others could find no place; returns the users.
+
+        Redis has no limit for a user. Who has not logged in counts as the user «default».
+        """
+        clients = self._client.info("clients")
+        if clients["connected_clients"] < CALM_CLIENTS:
+            return []
+        counted = Counter(str(client["user"]) for client in self._client.client_list())
+        found = [user for user, count in counted.items() if count > SITE_CLIENTS and user != self.user]
+        for user in found:
+            self._send("CLIENT KILL", "USER", user)
+        return found
 
     def _send(self, *command: str) -> object:
         return self._client.execute_command(*command)  # type: ignore[no-untyped-call]

@@ -84,6 +84,9 @@ def _end_hoarding(platform: Platform) -> list[str]:
     with contextlib.suppress(redis.RedisError):
         if platform.cache is not None and (said := platform.cache.end_stuck_script()):
             done.append(said)
+        if platform.cache is not None:
+            users = platform.cache.end_connection_hoarders()
+            done += [f"the connections of {user} to Redis were ended: there were too many" for user in users]
     with contextlib.suppress(psycopg.Error, PoolTimeout):
         roles = end_lock_hoarders(platform.server)
         done += [f"a connection of {role} was ended: it held most of PostgreSQL's locks" for role in roles]
