@@ -9,7 +9,15 @@ from bench.platform import platform
 from bench.results import Table, keep
 
 OF_PLATFORM = ("create", "requests")
-ALONE = ("changelog", "fleet", "convergence", "outage", "integrity", "sleep")  # suites that need no running platform
+ALONE = (
+    "changelog",
+    "fleet",
+    "convergence",
+    "outage",
+    "integrity",
+    "sleep",
+    "engines",
+)  # suites that need no running platform
 
 
 def main(arguments: list[str]) -> int:
@@ -48,6 +56,10 @@ def main(arguments: list[str]) -> int:
         from bench import sleep
 
         show(sleep.measure(options.sites, options.storm, options.sleeps))
+    if options.suite in ("engines", "all"):
+        from bench import engines
+
+        show(engines.measure(options.seconds))
     if options.suite in ("outage", "all"):
         from bench import outage
 
