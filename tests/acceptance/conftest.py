@@ -19,6 +19,8 @@ import httpx
 import psycopg
 import pytest
 
+from tenantry.node.effects.limits import remove_abandoned_groups
+
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 UP_SECONDS = 400  # the first time on a machine: packages, a virtualenv, the demo's release
@@ -200,6 +202,7 @@ def end_and_remove(platform: Platform) -> dict[int, str]:
             continue
     if not os.environ.get("TENANTRY_KEEP"):  # to look at what a failed run left
         shutil.rmtree(platform.home.parent, ignore_errors=True)
+        remove_abandoned_groups()
     return left
 
 

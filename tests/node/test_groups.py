@@ -2,11 +2,14 @@
 
 import builtins
 import io
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tenantry.node import vassal
+from tenantry.node.effects.limits import remove_abandoned_groups
 
 OTHERS = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n22 21 0:5 / /proc rw - proc proc rw\n"
 
@@ -82,3 +85,28 @@ def test_a_site_without_a_group_starts_and_its_log_says_what_is_missing(
     said = capfd.readouterr().err.splitlines()
     assert said[0] == "vassal: no limit of memory: this machine offers no control group for it"
     assert said[1].startswith("vassal: no limit of memory: [Errno 2]")
+
+
+def test_a_groups_name_tells_its_home() -> None:
+    for home in ("/var/lib/tenantry", "/tmp/a-b.c/d", "/x"):
+        assert vassal.home_of_group(vassal.group_name(home)) == home
+    for other in ("docker", "tenantry", "tenantry:", "system.slice", "x:tenantry:y", ""):
+        assert vassal.home_of_group(other) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="control groups are root's")
+def test_the_groups_of_a_deleted_home_go_and_others_stay(tmp_path: Path) -> None:
+    gone, here = tmp_path / "gone", tmp_path / "here"
+    here.mkdir()
+    groups = [*vassal.find_groups(str(gone)).values(), *vassal.find_groups(str(here)).values()]
+    if not groups:
+        pytest.skip("this machine has no control groups")
+    try:
+        for group in groups:
+            (Path(group) / "blog.1").mkdir(parents=True)
+        remove_abandoned_groups()
+        assert {path for path in groups if Path(path).exists()} == set(vassal.find_groups(str(here)).values())
+    finally:
+        shutil.rmtree(here)
+        remove_abandoned_groups()
+    assert not [path for path in groups if Path(path).exists()]

@@ -240,6 +240,12 @@ def group_name(home: str) -> str:
     return "tenantry" + home.replace("/", ":")
 
 
+def home_of_group(name: str) -> "str | None":
+    """Return the home whose sites' group has this name, None for another group's name."""
+    prefix, separator, rest = name.partition(":")
+    return f"/{rest.replace(':', '/')}" if separator and prefix == "tenantry" and rest else None
+
+
 def _own_group(place: str, root: str, path: str, *, beside: bool = False) -> str:
     """Return the directory of the group `path` in a file system mounted at `place`, which shows what is below `root`.
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tenantry.node.effects.limits import remove_abandoned_groups
+
 from .switch import CLONE_NEWNET
 
 _T = TypeVar("_T")
@@ -124,6 +126,7 @@ class Network:
             for process in host.started:
                 process.wait(SWITCH_SECONDS)
         shutil.rmtree(self.scratch, ignore_errors=True)
+        remove_abandoned_groups()
 
     def _ask(self, deed: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None

@@ -72,6 +72,7 @@ class SiteLimits:
                 if made is not None and not os.path.lexists(self._layout.vassal(*made)):
                     with contextlib.suppress(OSError):
                         os.rmdir(f"{directory}/{name}")  # noqa: PTH106
+        remove_abandoned_groups()
 
     def kills(self) -> dict[str, int]:
         """Return how many processes the kernel ended at the limit of memory, by generation («blog.3»)."""
@@ -115,6 +116,16 @@ async def remove_groups(layout: Layout) -> list[str]:
             break
         await asyncio.sleep(_STEP_SECONDS)
     return list(left)
+
+
+def remove_abandoned_groups() -> None:
+    """Remove the groups of homes that are no more: deleted, instead of stopped with `tenantry down`."""
+    around = {str(Path(path).parent) for path in find_groups("/").values()}
+    for directory in around:
+        for name in entries(Path(directory)):
+            home = vassal.home_of_group(name)
+            if home is not None and not os.path.lexists(home):
+                _remove_tree(f"{directory}/{name}")
 
 
 def _remove_tree(path: str) -> bool:
