@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +98,12 @@ class FakeHost:
 
     def scan(self) -> frozenset[Slug]:
         return frozenset(self.sites)
+
+    def with_file(self, slugs: Sequence[Slug], *, own: bool) -> list[Slug]:
+        return []
+
+    def touched(self, slug: Slug, *, own: bool) -> int | None:
+        return None
 
     def changed_wakings(self) -> frozenset[Slug]:
         return frozenset()

@@ -14,7 +14,8 @@ class Entry:
     """One site's desired state. `spec` None: the site is to be absent. `problem`: the last document was unusable.
 
     `spec.generation` is this node's number of the generation, `shift` more than the platform's (see `numbering`).
-    `number` is the site's own, also while it is being removed; None where it is not known.
+    `number` is the site's own, also while it is being removed; None where it is not known. `restarts` counts how often
+    this node alone began the platform's generation anew (see `restarter`), `note` says the last time.
     """
 
     slug: Slug
@@ -24,6 +25,8 @@ class Entry:
     problem: str | None = None
     shift: int = 0
     number: int | None = None
+    restarts: int = 0
+    note: str = ""
 
     @property
     def generation(self) -> int:
@@ -40,6 +43,20 @@ class Entry:
         if shift == 0 or self.spec is None:
             return self
         return replace(self, spec=replace(self.spec, generation=self.spec.generation + shift), shift=shift)
+
+    def restarted(self, note: str) -> "Entry":
+        """Return this entry with the same processes to be begun anew, under the node's next number."""
+        if self.spec is None:
+            return self
+        spec = replace(self.spec, generation=self.spec.generation + 1)
+        return replace(self, spec=spec, shift=self.shift + 1, restarts=self.restarts + 1, note=note)
+
+    def platform_number(self, generation: int) -> int:
+        """Return the platform's number of one of this node's generations: the desired one, or one before it."""
+        if self.spec is not None and self.spec.generation - self.restarts <= generation <= self.spec.generation:
+            return self.generation
+        # One of an older epoch has no number that the platform would know.
+        return max(generation - self.shift + self.restarts, 0)
 
     def after(self, before: "Entry | None") -> "Entry":
         """Return this removal with what must be known of the site that is removed."""

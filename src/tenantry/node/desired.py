@@ -98,6 +98,14 @@ class DesiredState:
         """Return the sites that are to be served, those with an unusable document included."""
         return frozenset(slug for slug, entry in self._entries.items() if entry.spec or entry.problem)
 
+    def restart(self, slug: Slug, note: str) -> Entry | None:
+        """Have this node begin the site's processes anew; return the entry, None of a site that is to be absent."""
+        entry = self._entries.get(slug)
+        if entry is None or entry.spec is None:
+            return None
+        self._entries[slug] = restarted = entry.restarted(note)
+        return restarted
+
     def forget(self, slug: Slug) -> Entry | None:
         """Drop a site that is absent from the node by now; return the site of the same name that waited for that."""
         self._entries.pop(slug, None)
@@ -210,11 +218,19 @@ class DesiredState:
             entry = Entry(entry.slug, entry.revision, None, None).after(before)
         else:
             self._successors.pop(entry.slug, None)
-            entry = entry.shifted(_shift(spec, before, new_epoch, look))
+            entry = _continued(entry.shifted(_shift(spec, before, new_epoch, look)), before)
         if entry == self._entries.get(entry.slug):
             return False
         self._entries[entry.slug] = entry
         return True
+
+
+def _continued(entry: Entry, before: Entry | None) -> Entry:
+    """Return the entry with what this node did of its own accord to the generation that it still is."""
+    if before is None or (before.generation, before.shift) != (entry.generation, entry.shift):
+        return entry
+    note = before.note if before.revision == entry.revision else ""
+    return replace(entry, restarts=before.restarts, note=note)
 
 
 def _former(entry: Entry, number: int | None) -> Entry | None:

@@ -1,6 +1,6 @@
 """What the agent's core needs from outside: a database, a machine, a memory. `main` gives it real ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,7 +61,19 @@ class WakingHost(Protocol):
     def changed_wakings(self) -> frozenset[Slug]: ...
 
 
-class Host(SiteHost, CheckedHost, BalancedHost, WakingHost, Protocol):
+class TouchedHost(Protocol):
+    """The machine, as far as touches of `restart` are concerned, by a person or, `own`, by the site itself.
+
+    `with_file` returns those of the sites that have the file, at the cost of a call of the kernel for each; `touched`
+    when it was touched, in ns, None if that does not count.
+    """
+
+    def with_file(self, slugs: Sequence[Slug], *, own: bool) -> list[Slug]: ...
+
+    def touched(self, slug: Slug, *, own: bool) -> int | None: ...
+
+
+class Host(SiteHost, CheckedHost, BalancedHost, TouchedHost, WakingHost, Protocol):
     """The machine."""
 
 

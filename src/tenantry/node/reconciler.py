@@ -18,6 +18,7 @@ from tenantry.node.drift import DriftLog
 from tenantry.node.ports import DesiredSource, Host, Memory, Remembered
 from tenantry.node.reader import Reader
 from tenantry.node.reporter import Reporter
+from tenantry.node.restarter import Restarter
 from tenantry.node.saver import DAMAGED, Saver
 from tenantry.node.status import NodeStatus
 from tenantry.node.wakings import Wakings
@@ -51,12 +52,14 @@ class Reconciler:
         self._checker = Checker(host, self._desired, status, worker=self._worker, drift=drift, clock=clock)
         self._drainer = Drainer(host, status, clock)
         self._wakings = Wakings(host, self._desired, self._worker)
+        self._restarter = Restarter(host, self._desired, status, worker=self._worker, clock=clock)
         self._reporter = Reporter(source, status, drift, memory)
         self._connect()
 
     def _connect(self) -> None:
         self._worker.on_settled = self._checker.settled
         self._worker.on_successor = self._saver.note_now
+        self._restarter.on_restart = self._saver.note_now
         self._reader.on_orders = self._follow
         for part in (self._worker, self._reader, self._checker, self._drainer):
             part.on_report = self._reporter.wake
@@ -74,7 +77,7 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             for part in (
                 *(self._reader, self._saver, self._reporter, self._worker),
-                *(self._checker, self._drainer, self._wakings),
+                *(self._checker, self._drainer, self._wakings, self._restarter),
             ):
                 group.create_task(part.run(), name=type(part).__name__.lower())
 

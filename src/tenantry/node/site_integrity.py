@@ -27,6 +27,7 @@ from tenantry.spec.errors import UserIdsExhausted
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import Mode, ReleaseSpec, Runtime, SiteSpec
 
+RESTART = "restart"  # a person's to touch
 LEFTOVER_SECONDS = 60.0  # after a switch in which an older generation's files are still being taken away
 DOCUMENT_MODE = 0o600
 VASSAL_MODE = 0o644
@@ -424,7 +425,11 @@ def _generation_in(name: str) -> int | None:
 
 def _is_own(name: str) -> bool:
     links = {"serving", "idle", "static", "media", *LINK_NAMES}
-    return name in links | {FLAG_NAME} or name in (ACTIVITY, "mode.json") or name in {f"mode.{flag}" for flag in FLAGS}
+    return (
+        name in links | {FLAG_NAME}
+        or name in (ACTIVITY, RESTART, "mode.json")
+        or name in {f"mode.{flag}" for flag in FLAGS}
+    )
 
 
 def _mtime(path: Path) -> int | None:

@@ -44,7 +44,7 @@ class Starts:
         except asyncio.CancelledError:
             if waiting.granted.done() and not waiting.granted.cancelled():
                 self.release(kind)
-            else:
+            elif waiting in self._waiting:
                 self._waiting.remove(waiting)
             raise
 
@@ -55,6 +55,8 @@ class Starts:
     def _grant(self) -> None:
         while (waiting := next((each for each in self._waiting if self._may_begin(each.kind)), None)) is not None:
             self._waiting.remove(waiting)
+            if waiting.granted.cancelled():
+                continue  # who asked was told to stop, and has not come to say so
             self._going.append(waiting.kind)
             waiting.granted.set_result(None)
 

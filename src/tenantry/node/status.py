@@ -69,8 +69,7 @@ class NodeStatus:
         line = {
             "slug": entry.slug,
             "revision": entry.revision,
-            # One of an older epoch has no number that the platform would know.
-            "generation": entry.generation if generation is None else max(generation - entry.shift, 0),
+            "generation": entry.generation if generation is None else entry.platform_number(generation),
             "state": state.value,
             "message": message,
             "log": log,

@@ -229,10 +229,11 @@ class Worker:
             if rests(entry.spec, observed) and observed.wake_problem is not None:
                 self._status.site(entry, SiteState.FAILED, *_wake_failure(observed.wake_problem))
             else:
-                self._status.site(entry, SiteState.SERVING)
+                self._status.site(entry, SiteState.SERVING, entry.note)
         elif failure is not None and failure.generation == entry.spec.generation:
+            message = f"{entry.note}: {failure.message}" if entry.note else failure.message
             self._status.site(
-                entry, SiteState.FAILED, failure.message, failure.log, generation=observed.serving or failure.generation
+                entry, SiteState.FAILED, message, failure.log, generation=observed.serving or failure.generation
             )
         else:
             raise NotConverged(f"{slug} does not read back as desired")

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tenantry.node.effects.flushing import Flusher
 from tenantry.node.effects.generations import Generations, Knowledge
 from tenantry.node.effects.limits import SiteLimits, needs_long
 from tenantry.node.effects.node_integrity import NodeIntegrity
+from tenantry.node.effects.touches import Touches
 from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
 from tenantry.node.layout import is_slug, socket_name
@@ -95,6 +96,7 @@ class LocalHost:
         self._layout = config.layout
         self._nginx_gid = config.nginx_gid()
         self._tables = Tables(self._layout)
+        self._touches = Touches(self._layout)
         self._releases = releases
         self._limits = SiteLimits(config)
         self.flusher = Flusher(self._layout.home)
@@ -126,7 +128,13 @@ class LocalHost:
         self._tables.refresh_sockets(SOCKETS_FRESH_SECONDS)
         if spec is not None and slug in self._observed and self._sites.unchanged(slug, spec):
             sockets, problem = self._tables.sockets, self._tables.wake_failures.of(slug)
-            return replace(self._observed[slug], in_flight=sockets.connections.get(slug, {}), wake_problem=problem)
+            # An older generation's process may have been there still: who waits for its end must see it.
+            return replace(
+                self._observed[slug],
+                listening=frozenset(sockets.listening.get(slug, ())),
+                in_flight=sockets.connections.get(slug, {}),
+                wake_problem=problem,
+            )
         self._observed.pop(slug, None)
         self._tables.hosts.of(slug, spec.hostnames if spec else ())
         candidates = {*self._tables.vassals.of(slug), *([spec.generation] if spec else [])}
@@ -216,6 +224,14 @@ class LocalHost:
     async def visitors(self) -> int:
         """Return the number of requests nginx is serving to visitors."""
         return await self._node.visitors()
+
+    def with_file(self, slugs: Sequence[Slug], *, own: bool) -> list[Slug]:
+        """Return which of the sites have the file by which they are restarted."""
+        return self._touches.with_file(slugs, own=own)
+
+    def touched(self, slug: Slug, *, own: bool) -> int | None:
+        """Return when that file was touched, if that counts."""
+        return self._touches.touched(slug, own=own)
 
     def _is_present(self, release: ReleaseSpec) -> bool:
         return self._releases is None or self._releases.present(release)
