@@ -136,6 +136,17 @@ def list_templates(server: TenantServer) -> list[str]:
         return [str(row[0]) for row in admin.execute(query)]
 
 
+def site_numbers(server: TenantServer) -> list[int]:
+    """Return the numbers of all sites that have a database or a role."""
+    query = (
+        "SELECT DISTINCT substring(name FROM '^site_([0-9]{1,18})(?:_|$)')::bigint FROM ("
+        "SELECT datname::text AS name FROM pg_database UNION SELECT rolname::text FROM pg_roles) AS names "
+        "WHERE name ~ '^site_[0-9]{1,18}(_|$)'"
+    )
+    with server.admin() as admin:
+        return [int(str(row[0])) for row in admin.execute(query)]
+
+
 def database_exists(admin: AdminConnection, name: str) -> bool:
     """True when the server has a database `name`."""
     return admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from tenantry.control.data import databases, directories
 from tenantry.control.data.dumps import DumpRequest, dump_site
+from tenantry.control.jobs.numbers import foreign_files
 from tenantry.control.jobs.platform import Platform
 from tenantry.control.jobs.retries import Interrupted, Terminal
 from tenantry.control.releases.building.commands import (
@@ -40,6 +41,12 @@ def provision_site(platform: Platform, number: int) -> None:
     site = _site(number)
     if site is None or site.status in (SiteStatus.READY, SiteStatus.DELETING):
         return
+    other = foreign_files(platform, site.slug, number)
+    if other is not None:
+        raise Terminal(
+            f"Files of another site, in {other}, belong to the user of number {number}: the database was restored from "
+            "a backup that does not know that site. Delete this site without a dump and create it again."
+        )
     secrets = sealer().unseal(site.sealed)
     owner = directories.site_owner(platform.uid_base, number)
     directories.make_site_directories(platform.home, site.slug, owner)

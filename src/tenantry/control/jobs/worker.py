@@ -100,14 +100,17 @@ def _end_hoarding(platform: Platform) -> list[str]:
 async def recover(app: App, platform: Platform) -> None:
     """Queue again what a killed worker was doing, and remove what its builds and dumps left half-made.
 
-    What has run out is purged too: a machine that is off at night would never come to the daily job. Releases without
-    an artifact are published by a job, after the builds that wait.
+    Numbers that a restored database forgot are not given out again. What has run out is purged too: a machine that is
+    off at night would never come to the daily job. Releases without an artifact are published by a job, after the
+    builds that wait.
     """
-    from tenantry.control.jobs import purging, releases, sites
+    from tenantry.control.jobs import numbers, purging, releases, sites
 
     for job in await app.job_manager.list_jobs_async(status=Status.DOING.value):
         logger.warning("the job %s was interrupted and is queued again", job.call_string)
         await app.job_manager.retry_job(job, retry_at=utils.utcnow())
+    for done in await sync_to_async(numbers.keep_numbers, thread_sensitive=False)(platform):
+        logger.warning(done)
     removed = await sync_to_async(releases.remove_leftovers, thread_sensitive=False)(platform)
     if removed:
         logger.warning("removed what interrupted builds left: %s", ", ".join(removed))
