@@ -21,13 +21,26 @@ def plain(request):
 async def concurrent(request):
     return HttpResponse("ok")
 urlpatterns = [path("", plain), path("async", concurrent)]
-application, asgi = get_wsgi_application(), get_asgi_application()
+django_wsgi, django_asgi = get_wsgi_application(), get_asgi_application()
+def application(environ, start_response):
+    if environ["PATH_INFO"] != "/bare":
+        return django_wsgi(environ, start_response)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+    return [b"ok"]
+async def asgi(scope, receive, send):
+    if scope["path"] != "/bare":
+        return await django_asgi(scope, receive, send)
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
 """
 # What is measured: the site that serves it, and the page.
 ARRANGEMENTS = {
     "uWSGI, a synchronous view": ("wsgi", "/"),
     "granian, a synchronous view": ("asgi", "/"),
     "granian, an async view": ("asgi", "/async"),
+    "uWSGI, without Django": ("wsgi", "/bare"),
+    "granian, without Django": ("asgi", "/bare"),
 }
 
 
