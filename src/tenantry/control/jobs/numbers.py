@@ -31,8 +31,8 @@ def keep_numbers(platform: Platform) -> list[str]:
         before = _raise(model._meta.db_table, highest)
         if before is not None:
             done.append(
-                f"the database had given out {model._meta.verbose_name} numbers up to {before}, and {highest} is in use "
-                "here: a backup was restored. It counts on from there"
+                f"the database had given out {model._meta.verbose_name} numbers up to {before}, and {highest} is in "
+                "use here: a backup was restored. It counts on from there"
             )
     return done
 
