@@ -17,6 +17,7 @@ ALONE = (
     "integrity",
     "sleep",
     "engines",
+    "neighbours",
 )  # suites that need no running platform
 
 
@@ -64,6 +65,10 @@ def main(arguments: list[str]) -> int:
         from bench import outage
 
         show(outage.measure(options.outage_seconds))
+    if options.suite in ("neighbours", "all"):
+        from bench import neighbours
+
+        show(neighbours.measure(options.seconds * 2))
     if options.suite in ALONE:
         return 0
     with platform(options.home) as running:
