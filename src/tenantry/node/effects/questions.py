@@ -107,6 +107,10 @@ class Questions:
         self._workers = workers
         return self.deaths
 
+    def forget_process(self) -> None:
+        """The process that listened has ended as it should, its workers with it: another one will answer."""
+        self.pid, self.deaths, self._workers = 0, 0, frozenset()
+
     def check_steady(self, workers: Iterable[int]) -> None:
         """Compare with what was there at the first answer: the workers, and the socket; `NotReady` if they changed."""
         if any(find(pid) is None for pid in workers):

@@ -80,7 +80,7 @@ class Readiness:
 
     async def _until_ready(self, spec: SiteSpec, generation: int, questions: Questions, served: int | None) -> None:
         """Ask until it is ready; `NotReady` as soon as it is clear that it never will be."""
-        watch = asyncio.create_task(self._watch_start(spec.slug, generation, questions))
+        watch = asyncio.create_task(self._watch_start(spec.slug, generation, questions, served))
         ready = asyncio.create_task(self._ask(spec, generation, questions, served))
         try:
             await asyncio.wait({watch, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +109,7 @@ class Readiness:
             await asyncio.sleep(NOTICED_SECONDS)
         questions.check_steady(workers)
 
-    async def _watch_start(self, slug: Slug, generation: int, questions: Questions) -> NoReturn:
+    async def _watch_start(self, slug: Slug, generation: int, questions: Questions, served: int | None) -> NoReturn:
         """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
         silent = 0
         urge_at = time.monotonic() + min(LOW_PRIORITY_SECONDS, self._ready_seconds / 4)
@@ -118,9 +118,13 @@ class Readiness:
             if questions.pid and time.monotonic() > urge_at:
                 urge_at = float("inf")
                 questions.urge()
-            if questions.count_deaths() >= WORKER_DEATHS:
+            gone = questions.pid and find(questions.pid) is None
+            if served == generation:  # what ends is the process that the emperor is ending, with its workers
+                if gone:
+                    questions.forget_process()
+            elif questions.count_deaths() >= WORKER_DEATHS:
                 raise NotReady(KEEPS_ENDING)
-            if questions.pid and find(questions.pid) is None:
+            elif gone:
                 # What waits in the queue of a socket that somebody of its still holds would wait in vain.
                 raise NotReady("its process ended before it was ready")
             if not self._layout.socket(slug, generation).exists():
