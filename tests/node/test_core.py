@@ -99,6 +99,16 @@ class FakeHost:
     def scan(self) -> frozenset[Slug]:
         return frozenset(self.sites)
 
+    @property
+    def logs(self) -> "FakeHost":
+        return self
+
+    def grown(self) -> dict[Slug, str]:
+        return {}
+
+    def tail(self, slug: Slug) -> str:
+        return ""
+
     def with_file(self, slugs: Sequence[Slug], *, own: bool) -> list[Slug]:
         return []
 

@@ -73,7 +73,22 @@ class TouchedHost(Protocol):
     def touched(self, slug: Slug, *, own: bool) -> int | None: ...
 
 
-class Host(SiteHost, CheckedHost, BalancedHost, TouchedHost, WakingHost, Protocol):
+class LoggedHost(Protocol):
+    """The machine, as far as it has the sites' logs."""
+
+    @property
+    def logs(self) -> "GrownLogs": ...
+
+
+class GrownLogs(Protocol):
+    """The sites' logs: what was written since the last look, by site, of much the end; and the end of one."""
+
+    def grown(self) -> Mapping[Slug, str]: ...
+
+    def tail(self, slug: Slug) -> str: ...
+
+
+class Host(SiteHost, CheckedHost, BalancedHost, TouchedHost, LoggedHost, WakingHost, Protocol):
     """The machine."""
 
 

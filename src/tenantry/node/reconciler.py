@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tenantry.node.answer import Orders
 from tenantry.node.checker import Checker
+from tenantry.node.crashes import CrashWatch
 from tenantry.node.desired import DesiredState
 from tenantry.node.drainer import Drainer
 from tenantry.node.drift import DriftLog
@@ -53,6 +54,7 @@ class Reconciler:
         self._drainer = Drainer(host, status, clock)
         self._wakings = Wakings(host, self._desired, self._worker)
         self._restarter = Restarter(host, self._desired, status, worker=self._worker, clock=clock)
+        self._crashes = CrashWatch(host.logs, self._desired, status, worker=self._worker, clock=clock)
         self._reporter = Reporter(source, status, drift, memory)
         self._connect()
 
@@ -60,6 +62,7 @@ class Reconciler:
         self._worker.on_settled = self._checker.settled
         self._worker.on_successor = self._saver.note_now
         self._restarter.on_restart = self._saver.note_now
+        self._crashes.say = self._say
         self._reader.on_orders = self._follow
         for part in (self._worker, self._reader, self._checker, self._drainer):
             part.on_report = self._reporter.wake
@@ -77,7 +80,7 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             for part in (
                 *(self._reader, self._saver, self._reporter, self._worker),
-                *(self._checker, self._drainer, self._wakings, self._restarter),
+                *(self._checker, self._drainer, self._wakings, self._restarter, self._crashes),
             ):
                 group.create_task(part.run(), name=type(part).__name__.lower())
 

@@ -79,6 +79,13 @@ class NodeStatus:
             self._changed.add(entry.slug)
         self._note_digest(entry, state)
 
+    def explain(self, entry: Entry, message: str, log: str) -> None:
+        """Say more of a site's state, which stays what it is."""
+        line = self._sites[entry.slug] | {"message": message, "log": log}
+        if self._sites[entry.slug]["message"] != message:
+            self._sites[entry.slug] = line
+            self._changed.add(entry.slug)
+
     def set_condition(self, kind: str, message: str) -> None:
         self._conditions[kind] = message
 

@@ -22,6 +22,7 @@ from tenantry.node.effects.files import (
 from tenantry.node.effects.flushing import Flusher
 from tenantry.node.effects.generations import Generations, Knowledge
 from tenantry.node.effects.limits import SiteLimits, needs_long
+from tenantry.node.effects.logs import SiteLogs
 from tenantry.node.effects.node_integrity import NodeIntegrity
 from tenantry.node.effects.touches import Touches
 from tenantry.node.errors import NodeError, NotReady, Transient
@@ -97,6 +98,7 @@ class LocalHost:
         self._nginx_gid = config.nginx_gid()
         self._tables = Tables(self._layout)
         self._touches = Touches(self._layout)
+        self.logs = SiteLogs(self._layout)
         self._releases = releases
         self._limits = SiteLimits(config)
         self.flusher = Flusher(self._layout.home)

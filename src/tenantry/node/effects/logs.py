@@ -13,11 +13,14 @@ from pathlib import Path
 
 from tenantry.node.effects.files import write_file
 from tenantry.node.layout import Layout
+from tenantry.spec.names import Slug
 
 logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 32 * 1024 * 1024  # of one log; on disk there is at most twice that, and what one interval adds
 INTERVAL_SECONDS = 5.0  # a site that does nothing but write fills some hundred megabytes in that time
+NEW_BYTES = 65_536
+TAIL_BYTES = 4_096
 _LOG_MODE = 0o640
 
 
@@ -70,6 +73,30 @@ def trim_log(path: Path, limit_bytes: int) -> bool:
             logger.warning("%s is emptied without a copy: %s", path, error.strerror)
         log.truncate(0)
     return True
+
+
+class SiteLogs:
+    """What was written to the sites' logs, from one look to the next."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._sizes: dict[str, int] = {}
+
+    def grown(self) -> dict[Slug, str]:
+        """Return what was written since the last call, of much the end. The first call returns all that is there."""
+        sizes: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._layout.site_logs) as logs:
+            for entry in logs:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name.endswith(".log"):
+                        sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+        before, self._sizes = self._sizes, sizes
+        grown = {name: before.get(name, 0) for name, size in sizes.items() if size != before.get(name)}
+        return {Slug(name[:-4]): read_tail(self._layout.site_logs / name, grown[name], NEW_BYTES) for name in grown}
+
+    def tail(self, slug: Slug) -> str:
+        """Return the end of one log."""
+        return read_tail(self._layout.log(slug), 0, TAIL_BYTES)
 
 
 def read_tail(path: Path, start: int, limit_bytes: int) -> str:
