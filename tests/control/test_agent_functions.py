@@ -163,6 +163,32 @@ def test_reports_and_heartbeats_are_told(agent: Agent, control_database: Control
     assert beat == head
 
 
+def test_a_node_speaks_of_sites_that_are_or_were_and_of_no_others(
+    agent: Agent, make_site: MakeSite, admin: Actor
+) -> None:
+    make_site("blog")
+    site = make_site("gone")
+    sites.delete_site(admin, "gone", confirm="gone")
+    sites.finish_site_removal(site.number)
+    one = {"revision": 5, "generation": 1, "state": "serving"}
+    agent.report(*({**one, "slug": slug} for slug in ("blog", "gone", "made-up", *(f"x{n}" for n in range(1000)))))
+    assert set(NodeSite.objects.values_list("slug", flat=True)) == {"blog", "gone"}
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM change WHERE site_slug = 'gone'")  # as a compaction does
+    agent.report({**one, "slug": "gone", "revision": 6})
+    assert NodeSite.objects.get(slug="gone").revision == 6
+
+
+def test_an_agent_says_what_it_understands(agent: Agent) -> None:
+    agent.report(version="2", features=["logins", "x" * 100, 7, *map(str, range(30))])
+    assert Node.objects.get().features[:2] == ["logins", "0"]
+    assert len(Node.objects.get().features) <= 20
+    agent.report()
+    assert queries.nodes_without("logins") == []
+    agent.report(version="1")
+    assert queries.nodes_without("logins") == [NODE_NAME]
+
+
 def test_in_a_large_fleet_only_the_report_that_completes_it_is_sure_to_be_told(
     agent: Agent, control_database: ControlDatabase
 ) -> None:
@@ -198,6 +224,14 @@ def test_a_role_without_a_node_is_refused(agent: Agent) -> None:
     for name, arguments in (("head", []), ("desired", [0]), ("heartbeat", []), ("report", ["{}"])):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             agent.call(name, *arguments)
+
+
+@pytest.mark.parametrize(
+    "call", ["lo_create(0)", "lo_creat(131072)", "lo_from_bytea(0, 'x')", "lo_import('/etc/hosts')"]
+)
+def test_a_node_cannot_store_large_objects(agent: Agent, call: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        agent.connection.execute(f"SELECT {call}")
 
 
 def test_a_node_may_call_agent_v1_and_nothing_else(agent: Agent, control_database: ControlDatabase) -> None:

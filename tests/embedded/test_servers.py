@@ -99,6 +99,9 @@ def test_the_stores_start_serve_and_stop(home: Home, view: View) -> None:
     with psycopg.connect(conninfo(home, NODE_ROLE, passwords[NODE_ROLE])) as connection, pytest.raises(psycopg.Error):
         connection.execute("SELECT * FROM kept")
 
+    with psycopg.connect(conninfo(home, NODE_ROLE, passwords[NODE_ROLE])) as connection, pytest.raises(psycopg.Error):
+        connection.execute("SELECT lo_create(0)")
+
     psycopg.connect(conninfo(home, "site_1", "x", "site_1")).close()
     with refused("password authentication failed"):
         psycopg.connect(conninfo(home, "site_1", "wrong", "site_1"))

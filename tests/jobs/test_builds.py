@@ -38,6 +38,7 @@ from tenantry.control.releases.building import (
 from tenantry.control.releases.building.commands import DISK_FULL, _processes, _runs_as, explain
 from tenantry.interpreters import find_interpreters
 from tenantry.spec.sites import Engine
+from tenantry.testing.postgres import PostgresServer
 
 from .projects import DATABASE, add_app, add_settings, start_project
 
@@ -395,6 +396,20 @@ def test_no_process_of_a_build_outlives_it(context: Context, tmp_path: Path) -> 
     uid = built.uid_base + 10_007
     assert [pid for pid in _processes() if _runs_as(pid, uid)] == []
     remove_release(built, "shop", 1)
+
+
+def test_a_leftover_that_cannot_be_dropped_is_told_and_keeps_nothing_from_being_cleaned(
+    context: Context, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    built = context()
+    databases.create_template(built.server, "tpl_shop_5")
+    with postgres_server.connect() as superuser:
+        superuser.execute("CREATE DATABASE tpl_shop_4")  # the superuser's: the jobs' role may not drop it
+        try:
+            assert clean_leftovers(built) == ["tpl_shop_5"]
+        finally:
+            superuser.execute("DROP DATABASE tpl_shop_4")
+    assert "tpl_shop_4, which no release has, cannot be dropped: must be owner" in caplog.text
 
 
 def test_what_a_killed_build_left_is_removed_and_what_is_ready_stays(context: Context, tmp_path: Path) -> None:

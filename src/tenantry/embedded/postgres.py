@@ -36,6 +36,7 @@ from tenantry.embedded.signals import Interruption, run_command
 _INITDB_LIMIT = timedelta(minutes=2)
 _CONNECT_SECONDS = 3
 _ROLES_ARE_GIVEN = 160_000
+_LARGE_OBJECTS = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
 
 # Site roles may enter the database of their own name and no other; the two roles that serve them all may enter any.
 _HBA = f"""local {DATABASE} all scram-sha-256
@@ -172,6 +173,9 @@ def prepare_database(home: Home, credentials: Credentials) -> None:
         connection.execute(
             _of("GRANT CONNECT ON DATABASE {} TO {}, {}, {}", DATABASE, JOBS_ROLE, NODE_ROLE, NODES_ROLE)
         )
+    with _connect(home, credentials, DATABASE) as connection:
+        # Anybody who may connect may make large objects, without end: nodes, too. The platform has none.
+        connection.execute(f"REVOKE EXECUTE ON FUNCTION {', '.join(_LARGE_OBJECTS)} FROM PUBLIC")
 
 
 def _prepare_nodes_role(connection: psycopg.Connection[tuple[object, ...]]) -> None:

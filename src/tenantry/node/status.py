@@ -11,12 +11,14 @@ from tenantry.spec.modes import NO_OPTIONS
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteState
 
+FEATURES = ("logins",)  # what control must not expect of every agent: that it reads which login a site uses
+
 
 class NodeStatus:
     """Collects what is to be reported. The node's revision is the last one up to which everything is settled."""
 
     def __init__(self, version: str = "") -> None:
-        self._facts: dict[str, Any] = {"version": version} if version else {}
+        self._facts: dict[str, Any] = {"version": version, "features": list(FEATURES)} if version else {}
         self._epoch: str | None = None
         self._head = 0
         self._pending: dict[Slug, tuple[int, int]] = {}  # the first and the latest revision not settled

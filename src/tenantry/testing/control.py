@@ -78,6 +78,10 @@ def create_template(server: PostgresServer) -> None:
 
     create_roles(server)
     server.create_database(TEMPLATE, owner=CONTROL_ROLE)
+    with server.connect(TEMPLATE) as connection:
+        connection.execute(
+            "REVOKE EXECUTE ON FUNCTION lo_creat(int), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC"
+        )
     point_django_at(server, TEMPLATE)
     call_command("migrate", verbosity=0)
     services.adopt_node(NODE_NAME, NODE_ROLE)

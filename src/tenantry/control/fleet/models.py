@@ -39,6 +39,7 @@ class Node(models.Model):
     checked_id = models.BigIntegerField(default=0, db_default=0)  # the last check asked for that it has answered
     notifications = models.BooleanField(null=True)  # False: none come in, it polls
     version = models.TextField(default="", db_default="")
+    features: "models.JSONField[list[str], list[str]]" = models.JSONField(default=list, db_default=[])
 
     class Meta:
         db_table = "node"

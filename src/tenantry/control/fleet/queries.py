@@ -126,6 +126,12 @@ def is_live(node: Node, now: datetime) -> bool:
     return node.last_contact is not None and now - node.last_contact <= SILENT_AFTER
 
 
+def nodes_without(feature: str) -> list[str]:
+    """Return the nodes in contact whose agent does not understand a feature: those of an older release."""
+    now = database_now()
+    return [node.name for node in Node.objects.order_by("name") if is_live(node, now) and feature not in node.features]
+
+
 def has_drained(node: Node) -> bool:
     """Return whether the node was asked to drain and says that it has."""
     return node.draining and any(

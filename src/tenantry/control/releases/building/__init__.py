@@ -16,7 +16,8 @@ from tenantry.control.releases.building.context import (
     Limits,
     StepUpdate,
 )
-from tenantry.control.releases.building.pipeline import build, clean_leftovers, remove_release
+from tenantry.control.releases.building.leftovers import clean_leftovers
+from tenantry.control.releases.building.pipeline import build, remove_release
 
 __all__ = [
     "STEPS",

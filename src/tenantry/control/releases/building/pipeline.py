@@ -19,10 +19,9 @@ from pathlib import Path
 import psycopg
 import redis
 
-from tenantry.control.data.databases import create_template, drop_template, list_templates, seal_template, template_name
+from tenantry.control.data.databases import create_template, drop_template, seal_template, template_name
 from tenantry.control.data.server import random_password
 from tenantry.control.releases.artifacts import PackingCancelled, StoreError, publish
-from tenantry.control.releases.artifacts.publishing import remove_staged
 from tenantry.control.releases.building import execution, fetch, freeze, inspection, interpreters
 from tenantry.control.releases.building.commands import (
     DISK_FULL,
@@ -359,39 +358,3 @@ def remove_release(context: BuildContext, project: str, number: int) -> None:
     drop_template(context.server, template)
     if context.cache is not None:
         context.cache.drop_user(template, template)
-
-
-def clean_leftovers(context: BuildContext) -> list[str]:
-    """Remove what killed builds left: directories without `release.json`, templates and users without a release.
-
-    Returns the names of what was removed. Call it only while no build runs. What is finished stays, whatever the
-    database says of it: a node may serve it.
-    """
-    found = set(remove_staged(context.store)) if context.store is not None else set()
-    finished = set()
-    releases = context.home / "releases"
-    if releases.is_dir():
-        (releases / BUILT_HERE).touch(mode=0o644)  # also where all were built before there was a mark
-    for directory in releases.iterdir() if releases.is_dir() else ():
-        if directory.name.startswith("."):
-            continue  # the mark, and what the node of this home is unpacking or keeps until its processes end
-        if (directory / freeze.MARKER).is_file():
-            finished.add(_template_of(directory.name))
-        elif directory.is_dir() and not directory.is_symlink():
-            shutil.rmtree(directory)
-            found.add(directory.name)
-    for template in list_templates(context.server):
-        if template not in finished:
-            drop_template(context.server, template)
-            found.add(template)
-    if context.cache is not None:
-        for user in context.cache.users():
-            if user.startswith("tpl_"):  # such a user lives only as long as its build
-                context.cache.drop_user(user, user)
-                found.add(user)
-    return sorted(found)
-
-
-def _template_of(release: str) -> str:
-    project, _, number = release.rpartition("-")
-    return template_name(project, int(number)) if number.isdigit() else ""
