@@ -11,6 +11,7 @@ from django.utils.dateparse import parse_datetime
 
 from tenantry.control.changelog.models import Change
 from tenantry.control.fleet.models import Node
+from tenantry.control.sites import database_mode
 from tenantry.control.sites.models import Site
 from tenantry.testing.control import ControlDatabase
 
@@ -156,11 +157,14 @@ def test_drift_is_listed_open_or_all(api: Api, agent: Agent) -> None:
 def test_a_sites_mode_is_set_without_a_new_generation(api: Api, agent: Agent, make_site: Callable[..., Site]) -> None:
     site = make_site("blog")
     agent.serve_all()
-    for mode in ("maintenance", "paused", "read_only", "live"):
+    for mode in ("maintenance", "read_only", "paused", "live"):
         shown = api("PUT", "/sites/blog/mode", {"mode": mode}).json()
         assert (shown["mode"], shown["generation"]) == (mode, site.generation)
         assert agent.desired()["sites"][0]["mode"] == mode
         assert api.get("/sites/blog/convergence")["converged"] is False
+        agent.serve_all()
+        assert api.get("/sites/blog/convergence")["converged"] is (mode not in ("read_only", "paused"))
+        database_mode.finish_database_mode(site.number, read_only=mode == "read_only", actor="admin")
         agent.serve_all()
         assert api.get("/sites/blog/convergence")["converged"] is True
     for wrong in ("", "Live", "off", None, 1, ["live"]):
@@ -168,6 +172,22 @@ def test_a_sites_mode_is_set_without_a_new_generation(api: Api, agent: Agent, ma
         assert response.status_code == 422
         assert response.json()["errors"][0]["field"] == "mode"
     assert api("PUT", "/sites/none/mode", {"mode": "live"}).status_code == 404
+
+
+def test_leaving_read_only_waits_for_the_database(api: Api, agent: Agent, make_site: Callable[..., Site]) -> None:
+    site = make_site("blog")
+    api("PUT", "/sites/blog/mode", {"mode": "read_only", "message": "moving"})
+    database_mode.finish_database_mode(site.number, read_only=True, actor="admin")
+    shown = api("PUT", "/sites/blog/mode", {"mode": "live"}).json()
+    assert (shown["mode"], shown["pending_mode"]) == ("read_only", "live")
+    agent.serve_all()
+    assert agent.desired()["sites"][0]["mode"] == "read_only"
+    assert api.get("/sites/blog/convergence")["converged"] is False
+    database_mode.finish_database_mode(site.number, read_only=False, actor="ada")
+    shown = api.get("/sites/blog")
+    assert (shown["mode"], shown["pending_mode"], shown["mode_options"]["message"]) == ("live", None, "")
+    change = Change.objects.latest("revision")
+    assert (change.type, change.actor, change.metadata) == ("site.mode", "ada", {"mode": "live", "before": "read_only"})
 
 
 def test_a_node_out_of_reach_is_named_and_not_waited_for(

@@ -96,6 +96,9 @@ def test_the_stores_start_serve_and_stop(home: Home, view: View) -> None:
         connection.execute("CREATE ROLE site_2 LOGIN PASSWORD 'x'")
         connection.execute("GRANT site_2 TO tenantry_jobs")
         connection.execute("CREATE DATABASE site_2 OWNER site_2")
+        connection.execute("CREATE ROLE site_1_b LOGIN PASSWORD 'x' IN ROLE site_1")
+        may = "SELECT pg_has_role('pg_read_all_stats', 'USAGE'), pg_has_role('pg_signal_backend', 'USAGE')"
+        assert connection.execute(may).fetchone() == (True, True)
     with psycopg.connect(conninfo(home, NODE_ROLE, passwords[NODE_ROLE])) as connection, pytest.raises(psycopg.Error):
         connection.execute("SELECT * FROM kept")
 
@@ -103,6 +106,9 @@ def test_the_stores_start_serve_and_stop(home: Home, view: View) -> None:
         connection.execute("SELECT lo_create(0)")
 
     psycopg.connect(conninfo(home, "site_1", "x", "site_1")).close()
+    psycopg.connect(conninfo(home, "site_1_b", "x", "site_1")).close()
+    with refused("no pg_hba.conf entry"):
+        psycopg.connect(conninfo(home, "site_1_b", "x", "site_2"))
     with refused("password authentication failed"):
         psycopg.connect(conninfo(home, "site_1", "wrong", "site_1"))
     for database in ("site_2", "postgres", "template1"):

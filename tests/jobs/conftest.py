@@ -25,7 +25,7 @@ local all postgres trust
 local all tenantry_control,tenantry_jobs,tenantry_node_1 trust
 local all {ADMIN} scram-sha-256
 local control +tenantry_nodes scram-sha-256
-local sameuser all scram-sha-256
+local samerole all scram-sha-256
 """
 
 
@@ -37,6 +37,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         server.directory.chmod(0o711)  # tenants' processes run as other users
         with server.connect() as connection:
             connection.execute(f"CREATE ROLE {ADMIN} LOGIN CREATEROLE CREATEDB PASSWORD '{ADMIN_PASSWORD}'")
+            connection.execute(f"GRANT pg_read_all_stats, pg_signal_backend TO {ADMIN}")
             (server.directory / "data" / "pg_hba.conf").write_text(ACCESS_RULES)
             connection.execute("SELECT pg_reload_conf()")
         yield server

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tenantry.control.data import databases, hoarders
+from tenantry.control.data import databases, hoarders, site_roles
 from tenantry.control.data.databases import TemplateMissing, provision_site_database
 from tenantry.control.data.server import TenantServer
 from tenantry.testing.postgres import PostgresServer
@@ -46,7 +46,7 @@ def test_a_site_owns_its_clone(tenant_server: TenantServer, template: str) -> No
         connection.execute("DROP TABLE extra.thing")
         connection.execute("CREATE SCHEMA more")
         owners = connection.execute("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'").fetchall()
-    assert owners == [("site_1",)]
+    assert owners == [("site_1_owner",)]
     provision_site_database(tenant_server, 2, "second", template)
     with login(tenant_server, 2, "second") as connection:
         assert connection.execute("SELECT count(*) FROM page").fetchone() == (1,)
@@ -92,9 +92,12 @@ def test_provisioning_again_changes_nothing_and_resets_the_password(tenant_serve
 @pytest.mark.parametrize("survived", ["role", "clone"])
 def test_provisioning_goes_on_after_a_crash(tenant_server: TenantServer, template: str, survived: str) -> None:
     with tenant_server.admin() as admin:
-        databases._make_role(admin, "site_1", "earlier")
+        roles = site_roles.SiteRoles(1)
+        site_roles.set_login(admin, roles.site, "earlier")
+        site_roles.make_owner(admin, roles)
+        site_roles.join(admin, roles.owner)
         if survived == "clone":
-            databases._clone(admin, "site_1", template)
+            databases._clone(admin, roles, template)
     provision_site_database(tenant_server, 1, "first", template)
     with login(tenant_server, 1, "first") as connection:
         connection.execute("ALTER TABLE page ADD COLUMN body text")
@@ -147,7 +150,7 @@ def test_a_role_has_limits_and_the_server_never_sees_its_password(
             "SELECT rolconnlimit, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls, "
             "rolpassword LIKE 'SCRAM-SHA-256%' FROM pg_authid WHERE rolname = 'site_1'"
         ).fetchone()
-    assert row == (databases.SITE_CONNECTIONS, False, True)
+    assert row == (site_roles.SITE_CONNECTIONS, False, True)
     databases.drop_site_database(tenant_server, 1)
 
 

@@ -16,6 +16,8 @@ from tenantry.control.data import databases
 from tenantry.control.data.directories import make_site_directories, site_owner
 from tenantry.control.data.dumps import DumpFailed, DumpRequest, dump_site
 from tenantry.control.data.server import TenantServer
+from tenantry.control.data.site_roles import SiteRoles, administrating
+from tenantry.control.data.writing import close_database
 
 AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
@@ -79,9 +81,9 @@ def test_a_site_that_never_had_a_database_is_not_given_its_namesakes_dump(
 
 
 def test_a_failed_dump_leaves_no_file(tenant_server: TenantServer, request_: DumpRequest) -> None:
-    with tenant_server.inside("site_5") as connection:
-        # What a hostile or damaged database may do: an object its own role cannot read.
-        connection.execute("ALTER TABLE note OWNER TO CURRENT_USER")
+    with administrating(tenant_server, SiteRoles(5)), tenant_server.inside("site_5") as connection:
+        # What a damaged database may have: an object its own role cannot read.
+        connection.execute("ALTER TABLE public.note OWNER TO CURRENT_USER")
     with pytest.raises(DumpFailed, match=r"pg_dump failed: .*permission denied"):
         dump_site(tenant_server, request_)
     assert [path for path in (request_.home / "backups").iterdir() if path.name.endswith((".dump", ".partial"))] == []
@@ -94,6 +96,23 @@ def test_a_site_cannot_keep_its_dump_from_being_made(tenant_server: TenantServer
         hostile.execute("ALTER DATABASE site_5 SET default_transaction_isolation = 'serializable'")
         hostile.execute("ALTER ROLE site_5 SET role = 'none'")
     assert dump_site(tenant_server, request_) is not None
+
+
+def test_a_read_only_site_is_dumped_whole(tenant_server: TenantServer, request_: DumpRequest) -> None:
+    with psycopg.connect(tenant_server.access("site_5", "five").url, autocommit=True) as connection:
+        connection.execute("SELECT lo_from_bytea(0, 'large')")
+        connection.execute("CREATE TABLE hidden (i int); ALTER TABLE hidden ENABLE ROW LEVEL SECURITY")
+        connection.execute("CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'")
+    close_database(tenant_server, 5)
+    path = dump_site(tenant_server, request_)
+    binaries = tenant_server.address.binaries
+    assert path is not None
+    assert binaries is not None
+    text = subprocess.run(
+        [binaries / "pg_restore", "--file=-", path], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    assert "remember" in text
+    assert "SECURITY DEFINER" in text
 
 
 def test_a_failed_dump_leaves_no_archive_either(

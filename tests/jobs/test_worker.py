@@ -94,6 +94,7 @@ def release(control_database: ControlDatabase, tenant_server: TenantServer) -> I
     with control_database.server.connect() as admin:
         for (name,) in admin.execute("SELECT datname FROM pg_database WHERE datname ~ '^(site|tpl)_'").fetchall():
             admin.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(psycopg.sql.Identifier(str(name))))
+        for (name,) in admin.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^(site|tpl)_'").fetchall():
             admin.execute(psycopg.sql.SQL("DROP ROLE {}").format(psycopg.sql.Identifier(str(name))))
 
 

@@ -72,6 +72,7 @@ class Site(TypedDict):
     status: str
     error: str | None
     mode: str
+    pending_mode: NotRequired[str | None]
     mode_options: NotRequired[ModeOptions]
     runtime: str
     generation: int

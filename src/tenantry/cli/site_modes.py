@@ -41,6 +41,7 @@ def pairs_of(site: Site) -> list[tuple[str, Any]]:
     seconds = options.get("retry_after_seconds")
     return [
         ("mode", site["mode"]),
+        ("becomes", site.get("pending_mode")),
         ("message", options.get("message")),
         ("until", options.get("until")),
         ("retry after", None if seconds is None else f"{seconds} s"),

@@ -38,15 +38,16 @@ _CONNECT_SECONDS = 3
 _ROLES_ARE_GIVEN = 160_000
 _LARGE_OBJECTS = ("lo_creat(integer)", "lo_create(oid)", "lo_from_bytea(oid, bytea)")
 
-# Site roles may enter the database of their own name and no other; the two roles that serve them all may enter any.
+# The roles of a site may enter the database of its name and no other (the other logins are members of the role of that
+# name, which the tenants' roles cannot give away); the two roles that serve them all may enter any.
 _HBA = f"""local {DATABASE} all scram-sha-256
-local sameuser all scram-sha-256
+local samerole all scram-sha-256
 local all {JOBS_ROLE},{SUPERUSER} scram-sha-256
 """
 # Of the cluster: never without TLS, and never the roles that may do everything. Control runs on nodes too.
 _HBA_CLUSTER = f"""hostssl all {JOBS_ROLE},{SUPERUSER} all reject
 hostssl {DATABASE} +{NODES_ROLE},{CONTROL_ROLE} all scram-sha-256
-hostssl sameuser all all scram-sha-256
+hostssl samerole all all scram-sha-256
 """
 
 
@@ -165,6 +166,8 @@ def prepare_database(home: Home, credentials: Credentials) -> None:
                 )
             )
         connection.execute(_of("GRANT {} TO {}", CONTROL_ROLE, JOBS_ROLE))
+        # It sees what the tenants' connections do, and may end them, without being a member of all their roles.
+        connection.execute(_of("GRANT pg_read_all_stats, pg_signal_backend TO {}", JOBS_ROLE))
         _prepare_nodes_role(connection)
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(_of("CREATE DATABASE {} OWNER {}", DATABASE, CONTROL_ROLE))

@@ -49,6 +49,7 @@ def create_roles(server: PostgresServer) -> None:
     with server.connect() as connection:
         connection.execute(f"CREATE ROLE {CONTROL_ROLE} LOGIN")
         connection.execute(f"CREATE ROLE {JOBS_ROLE} LOGIN CREATEROLE CREATEDB IN ROLE {CONTROL_ROLE}")
+        connection.execute(f"GRANT pg_read_all_stats, pg_signal_backend TO {JOBS_ROLE}")
         connection.execute(f"CREATE ROLE {NODE_ROLE} LOGIN")
         connection.execute(f"CREATE ROLE {NODES_ROLE} NOLOGIN")
         if connection.info.server_version >= 160_000:

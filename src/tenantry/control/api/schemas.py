@@ -186,6 +186,7 @@ class Site(Schema):
     status: str = Field(description="provisioning, ready, failed or deleting")
     error: str = Field(description="Of the last act that failed; empty when none did.")
     mode: str
+    pending_mode: str | None = Field(description="Asked for, while the database is made writable again.")
     mode_options: ModeOptions
     runtime: str
     generation: int

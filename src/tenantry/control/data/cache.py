@@ -83,11 +83,15 @@ class CacheServer:
         self._send("ACL SETUSER", user, *rules)
         self._send("ACL SAVE")
 
+    def end_user(self, user: str) -> None:
+        """Remove `user` and end its connections; the keys stay, for another user of the same prefix."""
+        self._send("ACL DELUSER", user)
+        self._send("ACL SAVE")
+
     def drop_user(self, user: str, prefix: str) -> None:
         """Remove `user`, end its connections and delete every key `<prefix>:*`."""
         # The user first: nothing can write the keys anew.
-        self._send("ACL DELUSER", user)
-        self._send("ACL SAVE")
+        self.end_user(user)
         for keys in self._batches(f"{prefix}:*"):
             self._client.unlink(*keys)
 

@@ -5,13 +5,25 @@ clone moves the objects, and would also move every database that the old role ow
 """
 
 import logging
+from collections.abc import Sequence
 
 from psycopg import errors, sql
 
 from tenantry.control.data.server import AdminConnection, TenantServer, execute, random_password
+from tenantry.control.data.site_roles import (
+    SiteRoles,
+    administrating,
+    existing,
+    grant_database,
+    grant_writing,
+    join,
+    limit_idle_transactions,
+    make_owner,
+    set_login,
+    settle,
+)
+from tenantry.control.data.writing import open_database
 
-SITE_CONNECTIONS = 20  # of one site's role; PostgreSQL's default is 100 for all
-IDLE_IN_TRANSACTION_MINUTES = 5  # a forgotten transaction holds back vacuum for the site, and locks
 LOCKS_MAX = 20_000  # of one connection: a dump takes one for each table; the server has about 80,000 for all
 IDENTIFIER_MAX_BYTES = 63  # PostgreSQL cuts longer names silently, which would make two names one
 
@@ -23,8 +35,8 @@ class TemplateMissing(Exception):
 
 
 def site_name(number: int) -> str:
-    """The name of a site's database, of its role and of its Redis user."""
-    return f"site_{number}"
+    """The name of a site's database, of its first login and of its first Redis user."""
+    return SiteRoles(number).site
 
 
 def template_name(project: str, number: int) -> str:
@@ -39,41 +51,48 @@ def template_name(project: str, number: int) -> str:
 
 
 def provision_site_database(server: TenantServer, number: int, password: str, template: str) -> None:
-    """Make the role and the database of a site, a clone of `template` that belongs to the role alone.
+    """Make the roles and the database of a site, a clone of `template` that belongs to the site's owner alone.
 
-    1 role · 2 clone · 3 no CONNECT for others · 4 objects to the role. Invariant: a database named like the site's is
-    a whole clone; interrupted after 2, a repetition does 3 and 4 again. `TemplateMissing` when there is no template.
+    1 roles · 2 clone · 3 CONNECT for the site alone · 4 objects to the owner. Invariant: a database named like the
+    site's is a whole clone; interrupted after 2, a repetition does 3 and 4 again. `TemplateMissing` when there is no
+    template.
     """
-    name = site_name(number)
-    with server.admin() as admin:
-        with admin.transaction():  # one write to disk, not three
-            _make_role(admin, name, password)
-            settings = sql.SQL("ALTER ROLE {} SET idle_in_transaction_session_timeout = {}")
-            admin.execute(settings.format(sql.Identifier(name), f"{IDLE_IN_TRANSACTION_MINUTES}min"))
-        if not database_exists(admin, name):
-            _clone(admin, name, template)
-        execute(admin, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
-    with server.inside(name) as connection:
-        if _role_exists(connection, template):
-            execute(connection, "REASSIGN OWNED BY {} TO {}", template, name)
+    roles = SiteRoles(number)
+    with administrating(server, roles) as admin:
+        with admin.transaction():  # one write to disk, not many
+            set_login(admin, roles.site, password)
+            limit_idle_transactions(admin, roles.site)
+            make_owner(admin, roles)
+            grant_writing(admin, roles)
+            for role in existing(admin, roles.all):
+                join(admin, role)
+        if not database_exists(admin, roles.site):
+            _clone(admin, roles, template)
+        with admin.transaction():
+            grant_database(admin, roles)
+        with server.inside(roles.site) as connection:
+            if existing(connection, [template]):
+                execute(connection, "REASSIGN OWNED BY {} TO {}", template, roles.owner)
 
 
 def drop_site_database(server: TenantServer, number: int) -> None:
-    """Drop the database and the role of a site; whoever is connected is thrown out."""
-    _drop(server, site_name(number))
+    """Drop the database and the roles of a site; whoever is connected is thrown out."""
+    roles = SiteRoles(number)
+    _drop(server, roles.site, roles.all)
 
 
 def open_site_database(server: TenantServer, number: int, password: str) -> None:
-    """Give the site's role another password, and lift what the site may have set to keep connections out.
-
-    Connections that are open stay.
+    """Give the site's login another password, let it read everything, and lift what the site may have set to keep
+    connections out. For a site that is served no more.
     """
-    name = site_name(number)
-    with server.admin() as admin:
-        _make_role(admin, name, password)
-        execute(admin, "ALTER DATABASE {} CONNECTION LIMIT -1", name)
-        execute(admin, "ALTER DATABASE {} RESET ALL", name)
-        execute(admin, "ALTER ROLE {} RESET ALL", name)
+    roles = SiteRoles(number)
+    with administrating(server, roles) as admin:
+        set_login(admin, roles.site, password)
+        execute(admin, "ALTER DATABASE {} ALLOW_CONNECTIONS true CONNECTION LIMIT -1", roles.site)
+        execute(admin, "ALTER DATABASE {} RESET ALL", roles.site)
+        execute(admin, "ALTER ROLE {} RESET ALL", roles.site)
+    settle(server, number)
+    open_database(server, number)
 
 
 def site_database_exists(server: TenantServer, number: int) -> bool:
@@ -87,7 +106,8 @@ def create_template(server: TenantServer, name: str) -> str:
     drop_template(server, name)
     password = random_password()
     with server.admin() as admin:
-        _make_role(admin, name, password)
+        set_login(admin, name, password)
+        join(admin, name)
         # template0: whatever an administrator put into template1 is not the project's.
         execute(admin, "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'", name, name)
         execute(admin, "REVOKE ALL ON DATABASE {} FROM PUBLIC", name)
@@ -105,7 +125,7 @@ def seal_template(server: TenantServer, name: str) -> None:
 
 def drop_template(server: TenantServer, name: str) -> None:
     """Drop a template database and its role."""
-    _drop(server, name)
+    _drop(server, name, [name])
 
 
 def end_lock_hoarders(server: TenantServer) -> list[str]:
@@ -152,39 +172,21 @@ def database_exists(admin: AdminConnection, name: str) -> bool:
     return admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None
 
 
-def _role_exists(admin: AdminConnection, name: str) -> bool:
-    return admin.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is not None
-
-
-def _make_role(admin: AdminConnection, name: str, password: str) -> None:
-    """Create or reset a login role, and join it: only a member may give databases and objects to it."""
-    # Hashed here: a statement with the password itself could end in the server's log.
-    secret = admin.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
-    statement = sql.SQL("{verb} ROLE {role} LOGIN CONNECTION LIMIT {limit} PASSWORD {secret}").format(
-        verb=sql.SQL("ALTER" if _role_exists(admin, name) else "CREATE"),
-        role=sql.Identifier(name),
-        limit=SITE_CONNECTIONS,
-        secret=secret,
-    )
-    admin.execute(statement)
-    admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
-
-
-def _clone(admin: AdminConnection, name: str, template: str) -> None:
+def _clone(admin: AdminConnection, roles: SiteRoles, template: str) -> None:
     try:
         # wal_log: no checkpoint before and after, which is most of the time of the other strategy.
-        execute(admin, "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY wal_log", name, name, template)
+        execute(admin, "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY wal_log", roles.site, roles.owner, template)
     except errors.DuplicateDatabase:
         pass  # an earlier, abandoned attempt of the same job got there between our look and now
     except errors.InvalidCatalogName as error:
         raise TemplateMissing(f"The template database {template} is missing; build the release again.") from error
 
 
-def _drop(server: TenantServer, name: str) -> None:
+def _drop(server: TenantServer, name: str, roles: Sequence[str]) -> None:
     with server.admin() as admin:
-        if _role_exists(admin, name):
-            execute(admin, "ALTER ROLE {} NOLOGIN", name)
-            admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+        for role in existing(admin, roles):
+            execute(admin, "ALTER ROLE {} NOLOGIN", role)
+            join(admin, role)
         if database_exists(admin, name):
             execute(admin, "ALTER DATABASE {} IS_TEMPLATE false", name)  # its owner may have said true
         execute(admin, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
@@ -192,14 +194,16 @@ def _drop(server: TenantServer, name: str) -> None:
 
 
 def _drop_roles_without_database(admin: AdminConnection) -> None:
-    """Drop the tenants' closed roles whose database is gone.
+    """Drop the tenants' closed roles whose database is gone, but of no site that can still log in: it is being made.
 
     Any tenant can give any role rights on what it owns, and PostgreSQL drops no role that has some. Such a role stays,
     without a login, until the other's database is gone too: a neighbour must not hold up a removal.
     """
     query = (
-        r"SELECT rolname::text FROM pg_roles WHERE (rolname LIKE 'site\_%' OR rolname LIKE 'tpl\_%') "
-        "AND NOT rolcanlogin AND NOT EXISTS (SELECT FROM pg_database WHERE datname = rolname)"
+        r"WITH role AS (SELECT rolname, rolcanlogin, regexp_replace(rolname, '^(site_\d+)_.*', '\1') AS database "
+        r"FROM pg_roles WHERE rolname LIKE 'site\_%' OR rolname LIKE 'tpl\_%') "
+        "SELECT rolname::text FROM role WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = role.database) "
+        "AND NOT EXISTS (SELECT FROM role other WHERE other.database = role.database AND other.rolcanlogin)"
     )
     for (role,) in admin.execute(query).fetchall():
         try:

@@ -17,12 +17,32 @@ from tenantry.spec.environment import DatabaseAccess
 POOL_MAX = 6  # as many as jobs run at once, and a little
 CONNECT_TIMEOUT_SECONDS = 5
 
+# What a connection inside a tenant's database begins with. The owner of a database may choose settings for whoever
+# connects (ALTER DATABASE … SET); those of the connection itself come first.
+_GUARDED = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "search_path": "pg_catalog,pg_temp",
+        "role": "none",
+        "default_transaction_read_only": "off",
+        "default_transaction_isolation": "read\\ committed",
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
+    }.items()
+)
+
 AdminConnection = psycopg.Connection[tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """How to reach the server. `user` has CREATEROLE and CREATEDB; `database` is one it may always connect to."""
+    """How to reach the server. `database` is one that `user` may always connect to.
+
+    `user` has CREATEROLE and CREATEDB, and belongs to pg_read_all_stats and pg_signal_backend: it sees what tenants'
+    connections do, and may end them.
+    """
 
     host: str
     port: int
@@ -63,15 +83,15 @@ class TenantServer:
 
     @contextmanager
     def inside(self, database: str) -> Iterator[AdminConnection]:
-        """Connect to `database` as the administrating role, autocommit."""
-        with psycopg.connect(self._conninfo(database), autocommit=True) as connection:
+        """Connect to `database` as the administrating role, autocommit; its owner's settings have no effect."""
+        with psycopg.connect(self._conninfo(database, options=_GUARDED), autocommit=True) as connection:
             yield connection
 
-    def access(self, database: str, password: str) -> DatabaseAccess:
-        """How the role named like `database` reaches it."""
-        return DatabaseAccess(self.address.host, self.address.port, database, database, password)
+    def access(self, database: str, password: str, user: str | None = None) -> DatabaseAccess:
+        """How `user` reaches a database; left out, it is the role named like it."""
+        return DatabaseAccess(self.address.host, self.address.port, database, user or database, password)
 
-    def _conninfo(self, database: str) -> str:
+    def _conninfo(self, database: str, **more: str) -> str:
         return make_conninfo(
             host=self.address.host,
             port=self.address.port,
@@ -80,6 +100,7 @@ class TenantServer:
             password=self.address.password,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name="tenantry-jobs",
+            **more,
         )
 
 

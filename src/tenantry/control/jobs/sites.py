@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tenantry.control.data import databases, directories
+from tenantry.control.data import databases, directories, site_roles, writing
 from tenantry.control.data.dumps import DumpRequest, dump_site
 from tenantry.control.jobs.numbers import foreign_files
 from tenantry.control.jobs.platform import Platform
@@ -24,8 +24,9 @@ from tenantry.control.releases.building.context import StepFailed
 from tenantry.control.releases.models import Release, ReleaseStatus
 from tenantry.control.sealing import sealer
 from tenantry.control.sites import outcomes, queries
+from tenantry.control.sites.database_mode import wants_read_only
 from tenantry.control.sites.models import Site, SiteStatus
-from tenantry.spec.environment import SiteIdentity, SitePlaces, site_environment
+from tenantry.spec.environment import DatabaseAccess, SiteIdentity, SitePlaces, site_environment
 from tenantry.spec.users import project_uid
 
 NODES_SECONDS = 15.0  # how long a removal waits for nodes to stop serving; then connections are cut anyway
@@ -80,7 +81,9 @@ def remove_site(platform: Platform, number: int, *, dump: bool, wait_seconds: fl
         kept = dump_site(platform.server, request)
     databases.drop_site_database(platform.server, number)
     if platform.cache is not None:
-        platform.cache.drop_user(databases.site_name(number), site.slug)
+        first, second = site_roles.SiteRoles(number).logins
+        platform.cache.end_user(second)
+        platform.cache.drop_user(first, site.slug)
     directories.remove_site_directories(platform.home, site.slug)
     directories.remove_site_logs(platform.home, site.slug)
     outcomes.finish_site_removal(number, str(kept) if kept else None)
@@ -96,7 +99,8 @@ def _wait_for_nodes(platform: Platform, slug: str, seconds: float) -> None:
 def upgrade_site(platform: Platform, number: int, release_name: str) -> None:
     """Run the migrations of another release in a site's database; then the nodes may change over.
 
-    When they fail the site stays on its release and the error, with the end of the log, is reported.
+    They work as the owner of the database, also where the site may only read. When they fail the site stays on its
+    release and the error, with the end of the log, is reported.
     """
     site = _site(number)
     release = Release.objects.select_related("project").filter(name=release_name).first()
@@ -106,9 +110,7 @@ def upgrade_site(platform: Platform, number: int, release_name: str) -> None:
         return  # a later request has its own job
     log = BuildLog(platform.home / "logs" / "sites" / f"{site.slug}.migrate.log", control_group(platform.uid_base))
     try:
-        _runner(platform, site, log).run(
-            _migration(platform, site, release), f"The migrations of {release_name} failed"
-        )
+        _migrate(platform, site, release, log)
     except StepFailed as error:
         if platform.stopping.is_set():
             raise Interrupted("the worker ends during a migration") from error
@@ -119,6 +121,25 @@ def upgrade_site(platform: Platform, number: int, release_name: str) -> None:
     outcomes.finish_site_upgrade(number, release_name)
 
 
+def _migrate(platform: Platform, site: Site, release: Release, log: BuildLog) -> None:
+    """Run the migrations with a login of their own; what they make belongs to the owner. Raises `StepFailed`."""
+    site_roles.settle(platform.server, site.number)
+    password = site_roles.let_migrate(platform.server, site.number)
+    try:
+        access = platform.server.access(
+            databases.site_name(site.number), password, site_roles.SiteRoles(site.number).migrator
+        )
+        command = _migration(platform, site, release, access)
+        _runner(platform, site, log).run(command, f"The migrations of {release.name} failed")
+    finally:
+        site_roles.end_migration(platform.server, site.number)
+        site.refresh_from_db()
+        if wants_read_only(site):
+            writing.close_database(platform.server, site.number)
+        else:
+            site_roles.settle(platform.server, site.number)
+
+
 def _runner(platform: Platform, site: Site, log: BuildLog) -> Runner:
     owner = directories.site_owner(platform.uid_base, site.number)
     if owner.uid is None or platform.uid_base is None:
@@ -127,19 +148,20 @@ def _runner(platform: Platform, site: Site, log: BuildLog) -> Runner:
     return Runner(Owner(owner.uid, owner.own_gid, (project,)), log, platform.stopping)
 
 
-def _migration(platform: Platform, site: Site, release: Release) -> Command:
+def _migration(platform: Platform, site: Site, release: Release, access: DatabaseAccess) -> Command:
     directory = platform.home / "releases" / release.name
     manage = Path(release.manage)
     library = ("-m", "django_tenantry") if platform.library_wheel else ()
     argv = (str(directory / "venv/bin/python"), *library, manage.name, "migrate", "--noinput", "--verbosity=1")
-    environment = _environment(platform, site, release, directory)
+    environment = _environment(platform, site, release, access)
     return Command(argv, directory / "src" / manage.parent, environment, MIGRATE_SECONDS)
 
 
-def _environment(platform: Platform, site: Site, release: Release, directory: Path) -> Mapping[str, str]:
+def _environment(platform: Platform, site: Site, release: Release, access: DatabaseAccess) -> Mapping[str, str]:
     secrets: Mapping[str, Any] = sealer().unseal(site.sealed)
+    directory = platform.home / "releases" / release.name
     data = platform.home / "data" / site.slug
-    name = databases.site_name(site.number)
+    user = secrets.get("cache_user") or databases.site_name(site.number)
     hostnames = tuple(site.hostnames.order_by("name").values_list("name", flat=True))
     return site_environment(
         SiteIdentity(site.slug, hostnames, release.settings, release.wsgi, secrets["secret_key"], release.asgi),
@@ -150,8 +172,8 @@ def _environment(platform: Platform, site: Site, release: Release, directory: Pa
             home=str(data / "home"),
             tmp=str(data / "tmp"),
         ),
-        platform.server.access(name, secrets["database_password"]),
-        platform.cache.access(name, site.slug, secrets["cache_password"]) if platform.cache else None,
+        access,
+        platform.cache.access(user, site.slug, secrets["cache_password"]) if platform.cache else None,
         secrets["environment"],
     )
 

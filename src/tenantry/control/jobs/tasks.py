@@ -55,6 +55,17 @@ def end_mode(site_number: int, until: str) -> None:
     services.end_mode(site_number, datetime.fromisoformat(until))
 
 
+@app.task(name="follow_mode", queue=SITES, retry=Retries(), pass_context=True)
+def follow_mode(context: JobContext, site_number: int, actor: str) -> None:
+    """Let a site's database follow its mode; see `jobs.site_databases`."""
+    from tenantry.control.jobs import site_databases
+    from tenantry.control.jobs.platform import platform
+    from tenantry.control.sites import database_mode
+
+    with reported(context, lambda message: database_mode.fail_database_mode(site_number, message)):
+        site_databases.follow_mode(platform(), site_number, actor)
+
+
 @app.task(name="build_release", queue=BUILDS, retry=Retries(), pass_context=True)
 def build_release(context: JobContext, release_name: str) -> None:
     """Build a release; see `jobs.releases`."""

@@ -32,6 +32,9 @@ class Site(models.Model):
     # What goes with the mode (`spec.modes.ModeOptions`); `mode_until`: when a job makes the site live again.
     mode_options: "models.JSONField[dict[str, Any], dict[str, Any]]" = models.JSONField(default=dict, db_default={})
     mode_until = models.DateTimeField(null=True)
+    # Asked for, but not yet the mode: the database is made writable first (`sites.database_mode`).
+    pending_mode = models.CharField(max_length=20, null=True)
+    database_read_only = models.BooleanField(default=False, db_default=False)  # what the last job has brought about
     runtime = models.CharField(max_length=20, default="always_on")
     generation = models.BigIntegerField(default=1)
     revision = models.BigIntegerField(default=0)  # of its latest change; set by a trigger on `change`
@@ -39,7 +42,8 @@ class Site(models.Model):
     threads = models.IntegerField(default=1)
     # `spec.limits.Limits`; what is not in it has the default
     limits: "models.JSONField[dict[str, int], dict[str, int]]" = models.JSONField(default=dict, db_default={})
-    # {"environment", "secret_key", "database_password", "cache_password"}, readable with the platform key only
+    # {"environment", "secret_key", "database_password", "cache_password", "bypass_key"}, and "database_user" and
+    # "cache_user" once passwords were renewed; readable with the platform key only
     sealed = models.TextField()
     environment_names: "models.JSONField[list[str], list[str]]" = models.JSONField(default=list)
     created_at = models.DateTimeField(db_default=Now())

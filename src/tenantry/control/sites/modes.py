@@ -18,6 +18,7 @@ from tenantry.control.deferral import defer
 from tenantry.control.errors import Busy, Conflict, ControlError, InvalidInput, NotFound
 from tenantry.control.fleet import secrets as node_secrets
 from tenantry.control.sealing import sealer
+from tenantry.control.sites.database_mode import follow_mode
 from tenantry.control.sites.locking import locked_site
 from tenantry.control.sites.models import Site, SiteStatus
 from tenantry.control.validation import Parser, parse_number
@@ -68,8 +69,10 @@ def set_mode(
 ) -> Site:
     """Change how the site answers its visitors: no new generation. What it has already is no change.
 
-    With `until` a job makes it live again then, unless the mode is set again before. Raises `NotFound`,
-    `InvalidInput`, `Conflict`, and `RevisionMismatch` unless its revision is the expected one.
+    With `until` a job makes it live again then, unless the mode is set again before. From read_only to live the mode
+    changes when the database takes writes again (`sites.database_mode`).
+
+    Raises `NotFound`, `InvalidInput`, `Conflict`, and `RevisionMismatch` unless its revision is the expected one.
     """
     require_admin(actor)
     options = _parse(mode, details)
@@ -142,6 +145,8 @@ def new_bypass_key() -> str:
 
 def _apply(actor: Actor, site: Site, mode: str, details: ModeDetails, parsed: Mapping[str, Any]) -> bool:
     """Make the locked site what was asked; returns whether anything is different now."""
+    if follow_mode(site, mode, actor.name):
+        return True
     merged = dict(parsed)
     if mode != Mode.LIVE:
         for name in ("networks", "page"):

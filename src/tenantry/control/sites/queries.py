@@ -20,6 +20,7 @@ from tenantry.control.fleet.models import Node, NodeSite
 from tenantry.control.fleet.queries import Unreachable, is_live, reports_of
 from tenantry.control.sites.limits import effective_limits
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
+from tenantry.spec.sites import Mode
 
 SERVING = "serving"
 
@@ -63,6 +64,7 @@ class SiteView:
     error: str
     mode: str
     mode_options: ModeView
+    pending_mode: str | None
     runtime: str
     generation: int
     revision: int
@@ -79,9 +81,11 @@ class SiteView:
 
 @dataclass(frozen=True, slots=True)
 class Convergence:
-    """Whether every live node serves the site at its latest revision. `status` is the site's, or `failed` when its
-    last upgrade or removal failed. A deleted site never converges: it is not found once it is gone everywhere.
-    `unreachable` are the other nodes."""
+    """Whether every live node serves the site at its latest revision, and its database follows its mode.
+
+    `status` is the site's, or `failed` when its last upgrade or removal failed. A deleted site never converges: it is
+    not found once it is gone everywhere. `unreachable` are the other nodes.
+    """
 
     site: str
     revision: int
@@ -141,6 +145,8 @@ def convergence(slug: str) -> Convergence:
     converged = (
         status == SiteStatus.READY
         and row.pending_release_id is None
+        and row.pending_mode is None
+        and row.database_read_only == (row.mode == Mode.READ_ONLY)
         and bool(live)
         and all(name in by_name and by_name[name].state == SERVING and by_name[name].lag == 0 for name in live)
     )
@@ -160,6 +166,23 @@ def nodes_serving(slug: str) -> list[str]:
         for node in Node.objects.order_by("name")
         if is_live(node, now) and (node.name in holding or node.epoch != epoch or node.revision < deleted)
     ]
+
+
+def nodes_behind(slug: str, revision: int, *, serving: bool = False) -> list[str]:
+    """Return the live nodes that have not applied `revision` of a site; with `serving`, or do not serve it so."""
+    now = database_now()
+    epoch, _ = changelog.head()
+    reports = {report.node_id: report for report in NodeSite.objects.filter(slug=slug)}
+
+    def is_there(node: Node) -> bool:
+        report = reports.get(node.name)
+        if node.epoch != epoch:
+            return False
+        if serving:
+            return report is not None and report.state == SERVING and report.revision >= revision
+        return node.revision >= revision or (report is not None and report.revision >= revision)
+
+    return [node.name for node in Node.objects.order_by("name") if is_live(node, now) and not is_there(node)]
 
 
 def _removal(slug: str, row: Site | None) -> Convergence:
@@ -235,6 +258,7 @@ def _view(row: Site, nodes: list[SiteOnNode], config: ControlConfig) -> SiteView
         error=row.error,
         mode=row.mode,
         mode_options=_mode_view(row),
+        pending_mode=row.pending_mode,
         runtime=row.runtime,
         generation=row.generation,
         revision=row.revision,
