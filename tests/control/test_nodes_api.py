@@ -190,6 +190,17 @@ def test_leaving_read_only_waits_for_the_database(api: Api, agent: Agent, make_s
     assert (change.type, change.actor, change.metadata) == ("site.mode", "ada", {"mode": "live", "before": "read_only"})
 
 
+@pytest.mark.parametrize(("query", "jobs", "word"), [("", 1, "renewed"), ("?keep_passwords=true", 0, "kept")])
+def test_removing_a_node_renews_the_passwords_it_knew(
+    api: Api, control_database: ControlDatabase, query: str, jobs: int, word: str
+) -> None:
+    assert api("DELETE", f"/nodes/node-1{query}").status_code == 204
+    with control_database.server.connect(control_database.name) as connection:
+        rows = connection.execute("SELECT priority FROM procrastinate_jobs WHERE task_name = 'renew_passwords'")
+        assert len(rows.fetchall()) == jobs
+    assert Change.objects.latest("revision").metadata["passwords"] == word
+
+
 def test_a_node_out_of_reach_is_named_and_not_waited_for(
     api: Api, agent: Agent, second_agent: Agent, make_site: Callable[..., Site]
 ) -> None:

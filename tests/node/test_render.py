@@ -125,6 +125,22 @@ def test_manage_stays_inside_the_source(manage: str) -> None:
         site_document(spec, Secrets({}, "", "", None), make_config(), None)
 
 
+def test_a_site_logs_in_as_the_user_that_control_names() -> None:
+    config, spec = make_config(), make_spec()
+    document = {"secret_key": "x", "database_password": "p", "cache_password": "p"}
+    before = site_document(spec, Secrets.from_document(document), config, None)["environment"]
+    assert (before["PGUSER"], before["PGDATABASE"]) == ("site_1", "site_1")
+    named = document | {"database_user": "site_1_b", "cache_user": "site_1_b", "retiring_user": "site_1"}
+    after = site_document(spec, Secrets.from_document(named), config, None)["environment"]
+    assert (after["PGUSER"], after["PGDATABASE"], after["TENANTRY_CACHE_PREFIX"]) == ("site_1_b", "site_1", "blog")
+    assert after["DATABASE_URL"].startswith("postgresql://site_1_b:p@/site_1?")
+    assert after["REDIS_URL"].startswith("unix://site_1_b:p@")
+    for other in ("site_2", "site_1_owner", "postgres", ""):
+        for key in ("database_user", "cache_user"):
+            with pytest.raises(InvalidDocument):
+                site_document(spec, Secrets.from_document(document | {key: other}), config, None)
+
+
 @pytest.mark.parametrize(
     "document",
     [{}, {"secret_key": "x"}, {"secret_key": 1, "database_password": "x"},

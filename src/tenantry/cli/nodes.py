@@ -157,22 +157,33 @@ def remove(
     force: Annotated[
         bool, typer.Option("--force", help="Also while it serves: a machine that is not trusted any more.")
     ] = False,
+    keep_passwords: Annotated[
+        bool,
+        typer.Option("--keep-passwords", help="Leave the sites' passwords: that machine's disks were wiped."),
+    ] = False,
 ) -> None:
     """Take a node out of the platform: it loses its rights at once. Asks for the name.
 
     Refused unless it is drained or silent, or with --force. Nothing on that machine is deleted, and it serves on until
-    it is stopped.
+    it is stopped, or until the sites' database and cache passwords, which it knew, are renewed: in the background,
+    one site after another, without an interruption on the other nodes.
     """
     if confirm is None:
         session.output.remark(f"This takes {name} out of the platform; it can only come back by joining anew.")
         confirm = session.ask(f"Type {name} to go on", "--confirm")
     if confirm != name:
         raise UsageProblem("confirm", f"«{confirm}» is not «{name}»; nothing was removed.")
-    session.client.delete(path("nodes", name), {"force": "true"} if force else None)
+    wanted = {"force": force, "keep_passwords": keep_passwords}
+    session.client.delete(path("nodes", name), {option: "true" for option, given_ in wanted.items() if given_} or None)
 
     def show() -> None:
         session.output.line(f"{name} is no node any more.")
         session.output.remark("Stop what runs on that machine: «tenantry down» there.", "dim")
+        if not keep_passwords:
+            session.output.remark(
+                "The passwords it knew are being renewed, site after site: see «tenantry event follow».",
+                "dim",
+            )
 
     session.output.result({"removed": name}, show)
 

@@ -39,9 +39,16 @@ def remove_node(
     request: HttpRequest,
     name: Name,
     force: Annotated[bool, Query(description="Also while it serves: a machine that is not trusted any more.")] = False,
+    keep_passwords: Annotated[
+        bool, Query(description="Leave the sites the database and cache passwords that the node knew.")
+    ] = False,
 ) -> HttpResponse:
-    """Take a node's rights and forget it. 409 unless it is drained or silent, or `force` is given."""
-    services.remove(actor(request), name, force=force)
+    """Take a node's rights and forget it. 409 unless it is drained or silent, or `force` is given.
+
+    Jobs then renew the passwords of all sites, one site after another, without interrupting any: the changes
+    `site.passwords` tell of each.
+    """
+    services.remove(actor(request), name, force=force, keep_passwords=keep_passwords)
     return HttpResponse(status=204)
 
 

@@ -39,6 +39,7 @@ class ChangeType(StrEnum):
     SITE_BYPASS = "site.bypass"
     SITE_RUNTIME = "site.runtime"
     SITE_DATABASE = "site.database"  # its database refuses writes now, or takes them again
+    SITE_PASSWORDS = "site.passwords"
     NODE_TOKEN = "node.token"  # noqa: S105 - the name of an event
     NODE_JOINED = "node.joined"
     NODE_DRAINING = "node.draining"

@@ -16,7 +16,7 @@ from tenantry.control.changelog import queries as changelog
 from tenantry.control.changelog.models import PlatformState
 from tenantry.control.changelog.services import ChangeType, act, append
 from tenantry.control.database import database_now
-from tenantry.control.deferral import defer
+from tenantry.control.deferral import LOW, defer
 from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.fleet import secrets
 from tenantry.control.fleet.joining import (
@@ -45,6 +45,7 @@ __all__ = [
     "request_check",
 ]
 
+RENEWALS = "renewals"  # the lock of jobs that renew passwords: one site at a time starts processes anew
 KEEP = timedelta(days=365)
 KEEP_ROWS = 10_000  # the latest changes stay, however old: an agent that was away for long still reads the difference
 KEEP_MAX = timedelta(days=36_500)
@@ -75,8 +76,10 @@ def drain(actor: Actor, name: str, *, undo: bool = False) -> None:
         append(change, actor=actor.name, metadata={"node": node.name})
 
 
-def remove(actor: Actor, name: str, *, force: bool = False) -> None:
+def remove(actor: Actor, name: str, *, force: bool = False, keep_passwords: bool = False) -> None:
     """Take a node out of the fleet: with the commit its role and token are worthless, then a job drops the role.
+
+    It knew the database and cache passwords of all sites: jobs renew them, unless `keep_passwords`.
 
     Only one that has drained, is silent or never came; any with `force`, for one that is not trusted any more says
     what it likes. Raises `NotFound`, `Conflict`.
@@ -89,7 +92,9 @@ def remove(actor: Actor, name: str, *, force: bool = False) -> None:
             doing = "still draining: wait until it is drained" if node.draining else "serving: drain it first"
             raise Conflict(f"The node «{node.name}» is {doing} (tenantry node drain {node.name}).")
         defer("drop_node_role", lock=node_lock(node.number), role=node.role)
-        metadata = {"node": node.name, "role": node.role}
+        if not keep_passwords:
+            defer("renew_passwords", lock=RENEWALS, priority=LOW)
+        metadata = {"node": node.name, "role": node.role, "passwords": "kept" if keep_passwords else "renewed"}
         node.delete()
         append(ChangeType.NODE_REMOVED, actor=actor.name, metadata=metadata)
 

@@ -45,6 +45,34 @@ def upgrade_site(context: JobContext, site_number: int, release_name: str) -> No
         sites.upgrade_site(platform(), site_number, release_name)
 
 
+@app.task(name="renew_passwords", queue=SITES, retry=Retries())
+def renew_passwords() -> None:
+    """Queue the renewal of every site's passwords; see `jobs.passwords`."""
+    from tenantry.control.jobs import passwords
+
+    passwords.queue_renewals()
+
+
+@app.task(name="renew_site", queue=SITES, retry=Retries())
+def renew_site(site_number: int) -> None:
+    """Renew one site's passwords; see `jobs.passwords`."""
+    from tenantry.control.jobs import passwords
+    from tenantry.control.jobs.platform import platform
+
+    passwords.renew_site(platform(), site_number)
+
+
+@app.task(name="refuse_login", queue=SITES, retry=Retries())
+def refuse_login(site_number: int, until: str) -> None:
+    """Refuse the passwords that a site had before; see `jobs.passwords`."""
+    from datetime import datetime
+
+    from tenantry.control.jobs import passwords
+    from tenantry.control.jobs.platform import platform
+
+    passwords.refuse_login(platform(), site_number, datetime.fromisoformat(until))
+
+
 @app.task(name="end_mode", queue=SITES, retry=Retries())
 def end_mode(site_number: int, until: str) -> None:
     """Make a site live again whose mode was to end at `until` (ISO 8601)."""

@@ -4,12 +4,20 @@ A site goes provisioning → ready | failed, ready → ready (a new release; a f
 any → deleting → gone. An interruption leaves the state before, and the job is tried again.
 """
 
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
 from tenantry.control.access.actors import JOBS
 from tenantry.control.changelog.services import ChangeType, act, append
+from tenantry.control.database import database_now
+from tenantry.control.deferral import LOW, defer
 from tenantry.control.fleet import secrets
 from tenantry.control.releases.models import Release
+from tenantry.control.sealing import sealer
+from tenantry.control.sites.locking import lock_name
 from tenantry.control.sites.models import Site, SiteStatus
 
+RENEWAL_LIMIT = timedelta(minutes=10)  # for nodes in contact to serve with new passwords; then the old ones end anyway
 MESSAGE_MAX = 4_000  # characters of an error that a person reads
 
 
@@ -72,6 +80,48 @@ def fail_site_upgrade(site_number: int, message: str) -> None:
         _append(ChangeType.SITE_FAILED, site, message=site.error, release=wanted)
 
 
+def renew_passwords(site_number: int, before: str | None, renewed: Mapping[str, str], refuse_after: timedelta) -> int:
+    """Hand the nodes the site's new logins and passwords, with a new generation; returns the change's revision.
+
+    `before` is the login that was in use: it is refused by a job in a while. 0 when the site is not served, or another
+    login than `before` is in use by now.
+    """
+    with act():
+        site = _locked(site_number)
+        if site is None or site.status != SiteStatus.READY:
+            return 0
+        document = sealer().unseal(site.sealed)
+        if document.get("database_user") != before:
+            return 0
+        site.sealed = sealer().seal({**document, **renewed})
+        site.generation += 1
+        site.save(update_fields=["sealed", "generation"])
+        secrets.reseal_site(site)
+        now = database_now()
+        defer(
+            "refuse_login",
+            lock=lock_name(site),
+            schedule_at=now + refuse_after,
+            priority=LOW,
+            site_number=site_number,
+            until=(now + RENEWAL_LIMIT).isoformat(),
+        )
+        return _append(ChangeType.SITE_PASSWORDS, site, step="renewed", generation=site.generation)
+
+
+def finish_renewal(site_number: int, behind: Sequence[str]) -> None:
+    """The old login is refused; `behind` are nodes that did not serve with the new one yet."""
+    with act():
+        site = _locked(site_number)
+        if site is None or site.status == SiteStatus.DELETING:
+            return
+        document = sealer().unseal(site.sealed)
+        if document.pop("retiring_user", None) is not None:
+            site.sealed = sealer().seal(document)
+            site.save(update_fields=["sealed"])
+            _append(ChangeType.SITE_PASSWORDS, site, step="old refused", behind=list(behind))
+
+
 def finish_site_removal(site_number: int, dump: str | None = None) -> None:
     """Nothing of the site is left but `dump`, the path of its last dump: its row goes."""
     with act():
@@ -92,8 +142,8 @@ def _locked(site_number: int) -> Site | None:
     )
 
 
-def _append(change: ChangeType, site: Site, **metadata: object) -> None:
-    append(change, actor=JOBS.name, site=site.slug, project=site.project.name, metadata=metadata)
+def _append(change: ChangeType, site: Site, **metadata: object) -> int:
+    return append(change, actor=JOBS.name, site=site.slug, project=site.project.name, metadata=metadata)
 
 
 def _message(text: str) -> str:

@@ -40,6 +40,8 @@ class Secrets:
     database_password: str = field(repr=False)
     cache_password: str | None = field(repr=False)
     bypass_key: str | None = field(default=None, repr=False)
+    database_user: str | None = None  # None: the user named like the database
+    cache_user: str | None = None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Secrets":
@@ -59,6 +61,8 @@ class Secrets:
             document["database_password"],
             document.get("cache_password"),
             document.get("bypass_key"),
+            document.get("database_user"),
+            document.get("cache_user"),
         )
 
 
@@ -153,7 +157,7 @@ def _environment(spec: SiteSpec, secrets: Secrets, config: Config) -> dict[str, 
             config.database_host,
             config.database_port,
             spec.database,
-            spec.database,
+            _user_name(spec, secrets.database_user),
             secrets.database_password,
             config.database_ca,
         ),
@@ -168,7 +172,14 @@ def _cache(spec: SiteSpec, secrets: Secrets, config: Config) -> CacheAccess | No
         place = RedisServer(config.redis.host, config.redis.port, config.redis.ca)
     if place is None or secrets.cache_password is None:
         return None
-    return CacheAccess(place, spec.database, spec.slug, secrets.cache_password)
+    return CacheAccess(place, _user_name(spec, secrets.cache_user), spec.slug, secrets.cache_password)
+
+
+def _user_name(spec: SiteSpec, name: str | None) -> str:
+    """One of the site's two users; control changes over when it renews their passwords."""
+    if name not in (None, spec.database, f"{spec.database}_b"):
+        raise InvalidDocument("the sealed document names a user that is not the site's")
+    return name or spec.database
 
 
 def _inside(path: str) -> str:
