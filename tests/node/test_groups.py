@@ -14,7 +14,7 @@ from tenantry.node.effects.limits import remove_abandoned_groups
 OTHERS = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n22 21 0:5 / /proc rw - proc proc rw\n"
 
 
-def arrange(monkeypatch: pytest.MonkeyPatch, groups: str, mounts: str) -> None:
+def arrange(monkeypatch: pytest.MonkeyPatch, groups: str, mounts: str, *, writable: bool = True) -> None:
     """Let the kernel answer so; every other file is the machine's own."""
     answers = {"/proc/self/cgroup": groups, "/proc/self/mountinfo": OTHERS + mounts}
     real = builtins.open
@@ -23,6 +23,7 @@ def arrange(monkeypatch: pytest.MonkeyPatch, groups: str, mounts: str) -> None:
         return io.StringIO(answers[path]) if path in answers else real(path, *arguments)  # type: ignore[call-overload]
 
     monkeypatch.setattr(builtins, "open", answer)
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
 
 
 def unified(tmp_path: Path, enabled: str, *groups: str) -> str:
@@ -69,6 +70,10 @@ def test_without_a_controller_there_is_no_group(monkeypatch: pytest.MonkeyPatch,
     arrange(monkeypatch, "0::/\n", mounts)
     assert vassal.find_groups("/h") == {}
     arrange(monkeypatch, "0::/\n", "30 21 0:26 / /nowhere ro - cgroup2 cgroup2 ro\n")
+    assert vassal.find_groups("/h") == {}
+    arrange(
+        monkeypatch, "4:memory:/\n", "31 21 0:21 / /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n", writable=False
+    )
     assert vassal.find_groups("/h") == {}
     arrange(monkeypatch, "", "")
     assert vassal.find_groups("/h") == {}

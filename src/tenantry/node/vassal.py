@@ -232,7 +232,8 @@ def find_groups(home: str) -> dict:  # type: ignore[type-arg]
     if unified:
         for controller in _enabled(unified):
             found.setdefault(controller, f"{unified}/{name}")
-    return found
+    # Containers are often shown the groups read-only.
+    return {controller: place for controller, place in found.items() if os.access(os.path.dirname(place), os.W_OK)}
 
 
 def group_name(home: str) -> str:
