@@ -30,6 +30,7 @@ from tenantry.embedded.signals import Interruption
 
 _TESTS_FAILED = 1  # pytest's exit code
 _AGAIN_MAX = 25  # more failures than this are no race
+_STORIES = "tests/acceptance/"  # these files tell a story in order: a chapter alone means nothing
 _MEMORY = CHECKOUT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 _USE_MEMORY = {"--lf", "--last-failed", "--ff", "--failed-first"}
 _HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -119,8 +120,13 @@ def test(arguments: list[str], interruption: Interruption) -> int:
     if code != _TESTS_FAILED or not 0 < len(failed) <= _AGAIN_MAX:
         return code
     print(f"bin/test: {len(failed)} failed. Once more, alone:", flush=True)
-    files = dict.fromkeys(test.partition("::")[0] for test in failed)
-    code = _run([*pytest, "--last-failed", *files])  # in their own order: some tell a story
+    files = list(dict.fromkeys(test.partition("::")[0] for test in failed))
+    stories = [file for file in files if file.startswith(_STORIES)]
+    others = [file for file in files if file not in stories]
+    code = _run([*pytest, "--last-failed", *others]) if others else 0
+    if stories:
+        interruption.check()
+        code = _run([*pytest, *marks, *stories]) or code
     if code == 0:
         print("bin/test: unsteady, failed beside others and passed alone:", *failed, sep="\n  ", flush=True)
     return code
