@@ -117,23 +117,22 @@ def test_the_list_takes_the_same_number_of_statements_for_ten_sites_and_two_hund
     client: Client, control_database: ControlDatabase
 ) -> None:
     name = seeds.project()
-    seeds.many_sites(9, name, "shop-few")
+
+    def serve(count: int, prefix: str) -> None:
+        seeds.many_sites(count, name, prefix)
+        slugs = Site.objects.values_list("slug", flat=True)
+        line = {"revision": 1, "generation": 1, "state": "serving", "message": "", "log": ""}
+        seeds.report(control_database, *({"slug": slug, **line} for slug in slugs))
 
     def statements(address: str) -> int:
         with CaptureQueriesContext(connection) as captured:
             assert client.get(address).status_code == 200
         return len(captured)
 
+    serve(9, "shop-few")
     counted = {address: statements(address) for address in ("/", "/?q=shop", "/changes", "/projects", "/nodes")}
     assert counted["/"] <= 15
-    seeds.many_sites(200, name)
-    seeds.report(
-        control_database,
-        *(
-            {"slug": slug, "revision": 1, "generation": 1, "state": "serving", "message": "", "log": ""}
-            for slug in Site.objects.values_list("slug", flat=True)
-        ),
-    )
+    serve(200, "shop-many")
     assert counted == {address: statements(address) for address in counted}
 
 
