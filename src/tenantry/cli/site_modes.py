@@ -16,7 +16,7 @@ from tenantry.cli.names import SlugArgument
 from tenantry.cli.output import took
 from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, note_unreachable, stopwatch, wait_for_site
 
-OPTIONAL = ("message", "until", "retry after", "let in", "page")
+OPTIONAL = ("becomes", "message", "until", "retry after", "let in", "page")
 PAGE_MAX_BYTES = 131_072
 
 
