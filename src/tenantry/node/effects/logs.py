@@ -18,7 +18,7 @@ from tenantry.spec.names import Slug
 logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 32 * 1024 * 1024  # of one log; on disk there is at most twice that, and what one interval adds
-INTERVAL_SECONDS = 5.0  # a site that does nothing but write fills some hundred megabytes in that time
+INTERVAL_SECONDS = 5.0  # the log of a site that does nothing but write has reached a file's largest size by then
 NEW_BYTES = 65_536
 TAIL_BYTES = 4_096
 _LOG_MODE = 0o640
