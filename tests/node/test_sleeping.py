@@ -1,5 +1,6 @@
 """Sites that sleep: a process only while somebody visits, and not one lost request."""
 
+import concurrent.futures
 import os
 import random
 import signal
@@ -194,6 +195,14 @@ def test_what_a_sleeping_site_needs_is_repaired_and_a_sleeping_site_is_no_drift(
     query = "SELECT report FROM agent_v1.received WHERE number > %s AND report->'checked' IS NOT NULL"
     reports = wait_until(lambda: serving.sql(query, rows[0][0]), 40, "a check")
     assert all(report["checked"]["drift"] == 0 for (report,) in reports)
+
+
+def test_more_visitors_than_its_queue_takes_wake_a_site_and_none_is_refused(serving: Node) -> None:
+    serving.release("demo-2", application=f"import time\ntime.sleep(1.5)\n{APPLICATION}")  # all are there before it is
+    sleeping(serving, "blog", 1, release_changes={"name": "demo-2"})
+    with concurrent.futures.ThreadPoolExecutor(160) as pool:
+        statuses = list(pool.map(lambda _: serving.get("blog.localhost", "/slow?0.02")[0], range(160)))
+    assert statuses == [200] * 160
 
 
 def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) -> None:

@@ -8,7 +8,9 @@ and in all, so that one site's visitors cannot use up what the others need.
 import asyncio
 import contextlib
 import logging
+import socket
 from collections import Counter
+from pathlib import Path
 
 from tenantry.node.layout import is_slug
 from tenantry.node.render.engine import Protocol
@@ -24,6 +26,7 @@ HELD_ALL_MAX = 4000  # two descriptors each
 READ_SECONDS = 5.0  # nginx sends the packet at once
 WRITE_SECONDS = 10.0
 HOLD_SECONDS = 55.0  # nginx waits a minute for the first byte
+QUEUE_STEP_SECONDS = 0.02
 CHUNK_BYTES = 65_536
 CROWDED_SECONDS = 5
 
@@ -77,8 +80,7 @@ class Visitors:
     ) -> None:
         try:
             async with asyncio.timeout(HOLD_SECONDS):
-                socket = await self._waker.wake(slug)
-            there = await asyncio.open_unix_connection(str(socket))
+                there = await _connect(await self._waker.wake(slug))
         except Unwakeable as error:
             await _refuse(writer, round(error.retry_after_seconds) + 1)
             return
@@ -87,6 +89,22 @@ class Visitors:
             return
         there[1].write(packet)
         await relay((reader, writer), there)
+
+
+async def _connect(path: Path) -> "Streams":
+    """Connect to a site's socket, as soon as its queue has room: those whom it woke all come at once."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    try:
+        while True:
+            try:
+                connection.connect(str(path))
+                return await asyncio.open_unix_connection(sock=connection)
+            except BlockingIOError:  # asyncio's own way takes this for a connection that is being made
+                await asyncio.sleep(QUEUE_STEP_SECONDS)
+    except BaseException:
+        connection.close()
+        raise
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
