@@ -128,7 +128,8 @@ def test_a_removed_node_loses_everything(
     if way == "silent":
         silence()
     services.remove(admin, NODE_NAME)
-    assert (latest().type, latest().metadata) == ("node.removed", {"node": NODE_NAME, "role": node.role})
+    metadata = {"node": NODE_NAME, "role": node.role, "passwords": "renewed"}
+    assert (latest().type, latest().metadata) == ("node.removed", metadata)
     assert not any(model.objects.exists() for model in (Node, NodeSite, NodeSecret, NodeDrift))
     for name, arguments in (("head", []), ("desired", [0]), ("heartbeat", []), ("report", ["{}"])):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
