@@ -18,6 +18,7 @@ ALONE = (
     "sleep",
     "engines",
     "neighbours",
+    "restarts",
 )  # suites that need no running platform
 
 
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--outage-seconds", type=float, default=60, help="of each outage (default %(default)s)")
     parser.add_argument("--sleeps", type=int, default=2_000, help="of sites that fall asleep (default %(default)s)")
     parser.add_argument("--storm", type=int, default=100, help="sites woken at once (default %(default)s)")
+    parser.add_argument("--restarts", type=int, default=20, help="of each arrangement (default %(default)s)")
     options = parser.parse_args(arguments)
     if options.suite in ("changelog", "all"):
         show(changelog.measure(options.writers, options.changes or 100_000))
@@ -69,6 +71,10 @@ def main(arguments: list[str]) -> int:
         from bench import neighbours
 
         show(neighbours.measure(options.seconds * 2))
+    if options.suite in ("restarts", "all"):
+        from bench import restarts
+
+        show(restarts.measure(options.restarts))
     if options.suite in ALONE:
         return 0
     with platform(options.home) as running:
