@@ -17,6 +17,7 @@ from node_lab import make_spec
 
 from tenantry.node.config import Config, parse_config
 from tenantry.node.effects import host as host_module
+from tenantry.node.effects.files import remove_stale
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.errors import NodeError, NotReady
 from tenantry.node.planner import Action, AwaitReady, PrepareSite, RemoveGeneration, SetLink, Switch, WriteVassal
@@ -119,3 +120,21 @@ def test_a_socket_that_a_tenant_binds_under_another_sites_path_is_nobodys(home: 
             tenant.stdout.close()
             tenant.wait(timeout=10)
     assert found.listening == {BLOG: {1}}
+
+
+def test_what_standby_says_is_heard_whoever_reads_the_directories_before(host: LocalHost, home: Path) -> None:
+    """A full answer makes the agent read everything: that must not take the news away from who reports it."""
+    (home / "run" / "failed").mkdir(parents=True)
+    (home / "run" / "failed" / "blog").write_text("generation 1 keeps ending")
+    host.scan()
+    assert host.changed_wakings() == {"blog"}
+    assert host.changed_wakings() == frozenset()
+
+
+def test_an_agent_that_starts_leaves_what_another_process_is_writing(home: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for number in (os.getppid(), dead.pid):
+        (home / f".app.sock.{number}.new").symlink_to("7.sock")
+    remove_stale(home)
+    assert [path.name for path in home.glob(".app*")] == [f".app.sock.{os.getppid()}.new"]

@@ -4,6 +4,8 @@ import concurrent.futures
 import os
 import random
 import signal
+import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -203,6 +205,27 @@ def test_more_visitors_than_its_queue_takes_wake_a_site_and_none_is_refused(serv
     with concurrent.futures.ThreadPoolExecutor(160) as pool:
         statuses = list(pool.map(lambda _: serving.get("blog.localhost", "/slow?0.02")[0], range(160)))
     assert statuses == [200] * 160
+
+
+def test_a_start_goes_on_when_the_visitor_who_began_it_has_left(serving: Node) -> None:
+    serving.release("demo-2", application=f"import time\ntime.sleep(1.5)\n{APPLICATION}")
+    sleeping(serving, "blog", 1, release_changes={"name": "demo-2"})
+    spawned = serving.output("emperor").count("blog.1.ini has been spawned")
+    with socket.create_connection(("127.0.0.1", serving.port)) as visitor:
+        visitor.sendall(b"GET / HTTP/1.1\r\nHost: blog.localhost\r\n\r\n")
+        time.sleep(0.3)
+    assert serving.page("blog.localhost")["site"] == "blog"
+    assert serving.output("emperor").count("blog.1.ini has been spawned") == spawned + 1
+
+
+def test_what_tells_that_a_site_is_busy_takes_no_room_on_the_disk(serving: Node) -> None:
+    body = "import os\ntry:\n    os.write(os.open('/proc/self/fd/5', os.O_WRONLY | os.O_NONBLOCK), bytes(1 << 22))\n"
+    serving.release("demo-2", application=f"{body}except OSError:\n    pass\n{APPLICATION}")
+    serving.reported("blog", on_demand(serving, "blog", 1, release_changes={"name": "demo-2"}))
+    assert serving.page("blog.localhost")["site"] == "blog"
+    found = (place(serving, "blog") / "activity").lstat()
+    assert stat.S_ISFIFO(found.st_mode)
+    assert found.st_blocks == 0
 
 
 def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) -> None:

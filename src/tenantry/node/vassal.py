@@ -100,9 +100,16 @@ def open_log(document: dict) -> None:  # type: ignore[type-arg]
 
 
 def open_activity(document: dict) -> int:  # type: ignore[type-arg]
-    """Open the file whose time says when the site was last asked for something; it is now. The site's own to touch."""
+    """Open what has the time of the site's last request; it is now. The site's own to touch.
+
+    A pipe: its time is as good as a file's, and a tenant can put nothing into it that takes room on the disk.
+    """
     path = f"{os.path.dirname(document['socket']['path'])}/{ACTIVITY}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        os.mkfifo(path, 0o600)
+    except FileExistsError:
+        pass
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     user = document["user"]
     if user is not None:
         os.fchown(descriptor, user["uid"], user["gid"])
@@ -152,7 +159,7 @@ def adopt_orphans() -> None:
 def serves(path: str) -> bool:
     """Whether visitors are sent to this generation: it was ended, and they wait for it."""
     directory, name = os.path.split(path)
-    for link in ("app.sock", "serving"):  # the latter of a site that sleeps, and is being woken
+    for link in ("app.sock", "app.http", "serving"):  # the last of a site that sleeps, and is being woken
         try:
             if os.readlink(f"{directory}/{link}") == name:
                 return True

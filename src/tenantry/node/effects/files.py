@@ -147,10 +147,16 @@ def is_stale(name: str) -> bool:
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove what an interrupted write left in `directory`."""
+    """Remove what an interrupted write left in `directory`; not what another process is writing there."""
     for entry in directory.iterdir():
-        if is_stale(entry.name):
+        if is_stale(entry.name) and not _is_being_written(entry.name):
             remove(entry)
+
+
+def _is_being_written(name: str) -> bool:
+    """Whether the process that a staged name names lives and is another one."""
+    number = name.removesuffix(_TEMPORARY).rpartition(".")[2]
+    return number.isdecimal() and int(number) != os.getpid() and Path("/proc", number).exists()
 
 
 def _staged(path: Path) -> Path:

@@ -69,11 +69,8 @@ from tenantry.spec.errors import UserIdsExhausted
 from tenantry.spec.names import Fqdn, Slug
 from tenantry.spec.sites import ReleaseName, ReleaseSpec, Runtime, SiteSpec
 
-WAKE_SECONDS = 0.2
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 EXAMINED_FRESH_SECONDS = 1.0  # ... and the sites examined together, unless something about one is amiss
-REBOUND_SECONDS = 30.0  # a process ends its requests (10 s), the emperor waits before it starts one that failed
-BACKLOG_MAX = 1024
 # After these the kernel's table is read anew, also when they failed. It lists the whole machine's sockets: reading it
 # after every action would cost most where many sites change at once.
 _CHANGES_SOCKETS = (WriteVassal, AwaitReady, RestoreSocket, RemoveGeneration)
@@ -121,7 +118,6 @@ class LocalHost:
         """Read the directories again; return the sites of which something is here."""
         self._tables.forget_sockets()
         self._tables.refresh_directories()
-        self._tables.wake_failures.scan()
         found = {Slug(name) for name in entries(self._layout.sites) if is_slug(name)}
         return frozenset(found | self._tables.vassals.sites() | self._tables.hosts.sites())
 

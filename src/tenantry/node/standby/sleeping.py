@@ -133,7 +133,7 @@ class Sleeper:
     def _remove_vassal(self, slug: Slug, generation: int) -> bool:
         """Take the ini away, unless the agent leads visitors to the process meanwhile."""
         vassal = self._layout.vassal(slug, generation)
-        aside = vassal.with_name(f".{vassal.name}.asleep.new")  # a name that the emperor does not read
+        aside = vassal.with_name(f".{vassal.name}.{os.getpid()}.new")  # a name that the emperor does not read
         vassal.rename(aside)
         if serving_generation(self._layout.site(slug)) == (False, generation):
             aside.rename(vassal)

@@ -8,6 +8,7 @@ and in all, so that one site's visitors cannot use up what the others need.
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,9 @@ from tenantry.spec.uwsgi import HEAD_BYTES, parse_head, parse_variables
 logger = logging.getLogger(__name__)
 
 HELD_MAX = 200  # visitors of one site; the queue of its own socket is longer
-HELD_ALL_MAX = 4000  # two descriptors each
+HELD_ALL_MAX = 4000
+DESCRIPTORS_EACH = 2
+DESCRIPTORS_BESIDES = 100
 READ_SECONDS = 5.0  # nginx sends the packet at once
 WRITE_SECONDS = 10.0
 HOLD_SECONDS = 55.0  # nginx waits a minute for the first byte
@@ -44,6 +47,8 @@ class Visitors:
     def __init__(self, waker: Waker) -> None:
         self._waker = waker
         self._held: Counter[Slug] = Counter()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = min(HELD_ALL_MAX, (files - DESCRIPTORS_BESIDES) // DESCRIPTORS_EACH)
 
     async def serve_uwsgi(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hold one request in uWSGI's protocol until its site runs, and lead it there."""
@@ -60,7 +65,7 @@ class Visitors:
                 # It was given another engine while the request waited here.
                 await _refuse(writer, CROWDED_SECONDS)
                 return
-            if self._held[slug] >= HELD_MAX or self._held.total() >= HELD_ALL_MAX:
+            if self._held[slug] >= HELD_MAX or self._held.total() >= self._most:
                 await _refuse(writer, CROWDED_SECONDS)
                 return
             self._held[slug] += 1

@@ -53,6 +53,7 @@ class Site:
 
     slug: Slug
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waking: "asyncio.Task[Path] | None" = None
     waiting: int = 0  # visitors
     failures: int = 0  # in a row
     not_before: float = 0.0  # the clock's time before which nothing is started
@@ -71,22 +72,28 @@ class Waker:
     def site(self, slug: Slug) -> Site:
         return self._sites.setdefault(slug, Site(slug))
 
-    def is_sleeping(self, slug: Slug) -> bool:
-        return serving_generation(self._layout.site(slug))[0]
-
     def protocol(self, slug: Slug) -> Protocol:
         """Return what is spoken with the site."""
         return read_upstream(self._layout.site(slug)).protocol
 
     async def wake(self, slug: Slug) -> Path:
-        """Return the socket of the site's process, which answers there; `Unwakeable` when none does."""
+        """Return the socket of the site's process, which answers there; `Unwakeable` when none does.
+
+        A visitor who leaves does not end the start: it goes on for those who come.
+        """
         site = self.site(slug)
+        if site.waking is None or site.waking.done():
+            site.waking = asyncio.create_task(self._locked(site))
+            site.waking.add_done_callback(_heard)
         site.waiting += 1
         try:
-            async with site.lock:
-                return await self._woken(site)
+            return await asyncio.shield(site.waking)
         finally:
             site.waiting -= 1
+
+    async def _locked(self, site: Site) -> Path:
+        async with site.lock:
+            return await self._woken(site)
 
     async def _woken(self, site: Site) -> Path:
         for _ in range(AGAIN_MAX):
@@ -106,7 +113,7 @@ class Waker:
         began = self._clock()
         log = _size(self._layout.log(site.slug))
         try:
-            async with asyncio.timeout(START_SECONDS), self._turn(site):
+            async with self._turn(site), asyncio.timeout(START_SECONDS):
                 self._begin(site.slug, generation)
                 await wake_emperor(self._layout.emperor_socket)
                 await self._answering(site.slug, generation)
@@ -184,6 +191,12 @@ class Waker:
         with contextlib.suppress(OSError):  # a full disk; the log above has it
             write_file(self._layout.wake_failures / slug, f"{message}\n{log}".encode(), mode=LOG_MODE)
         return Unwakeable(message, seconds, log)
+
+
+def _heard(waking: "asyncio.Task[Path]") -> None:
+    """Of a start that failed those who wait are told; where nobody waits any more, the log has it."""
+    if not waking.cancelled():
+        waking.exception()
 
 
 def _size(path: Path) -> int:
