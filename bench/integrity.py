@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import Row, Table
+from tenantry.node.actions import AwaitReady
 from tenantry.node.config import Config, parse_config
 from tenantry.node.effects.host import LocalHost
-from tenantry.node.planner import AwaitReady, ObservedSite, plan_site
+from tenantry.node.planner import ObservedSite, plan_site
 from tenantry.node.prepare import prepare
 from tenantry.node.vassal import SOCKET_MODE
 from tenantry.sealing import Sealer, generate_key

@@ -10,18 +10,12 @@ from typing import Any
 import pytest
 from node_lab import answered_site as site
 
-from tenantry.node.answer import Entry
-from tenantry.node.desired import Head
-from tenantry.node.drift import DriftLog
-from tenantry.node.errors import NodeError, NotReady, StoreUnavailable, Transient
-from tenantry.node.integrity import Drift
-from tenantry.node.planner import (
+from tenantry.node.actions import (
     Action,
     AwaitReady,
     FetchRelease,
     LetSleep,
     LinkHost,
-    ObservedSite,
     ParkVassal,
     PrepareSite,
     RemoveGeneration,
@@ -32,6 +26,12 @@ from tenantry.node.planner import (
     WriteDocument,
     WriteVassal,
 )
+from tenantry.node.answer import Entry
+from tenantry.node.desired import Head
+from tenantry.node.drift import DriftLog
+from tenantry.node.errors import NodeError, NotReady, StoreUnavailable, Transient
+from tenantry.node.integrity import Drift
+from tenantry.node.planner import ObservedSite
 from tenantry.node.reconciler import Reconciler
 from tenantry.node.status import NodeStatus
 from tenantry.spec.names import Slug

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tenantry.node.actions import LinkHost, RemoveSite, SetFlag, Switch, UnlinkHost
 from tenantry.node.config import Config, parse_config
 from tenantry.node.effects import flushing
 from tenantry.node.effects.files import set_link, write_file
 from tenantry.node.effects.flushing import Flusher
 from tenantry.node.effects.host import LocalHost
-from tenantry.node.planner import LinkHost, RemoveSite, SetFlag, Switch, UnlinkHost
 from tenantry.node.written import Written
 from tenantry.sealing import generate_key
 from tenantry.spec.names import Fqdn, Slug

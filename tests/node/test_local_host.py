@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from node_lab import make_spec
 
+from tenantry.node.actions import Action, AwaitReady, PrepareSite, RemoveGeneration, SetLink, Switch, WriteVassal
 from tenantry.node.config import Config, parse_config
 from tenantry.node.effects import host as host_module
 from tenantry.node.effects.files import remove_stale
 from tenantry.node.effects.host import LocalHost
 from tenantry.node.errors import NodeError, NotReady
-from tenantry.node.planner import Action, AwaitReady, PrepareSite, RemoveGeneration, SetLink, Switch, WriteVassal
 from tenantry.node.sockets import read_sockets
 from tenantry.sealing import generate_key
 from tenantry.spec.names import Slug

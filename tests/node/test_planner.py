@@ -8,15 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_lab import make_spec
 
-from tenantry.node.planner import (
-    DRAIN_LIMIT_SECONDS,
-    FLAGS,
+from tenantry.node.actions import (
     Action,
     AwaitReady,
     FetchRelease,
     LetSleep,
     LinkHost,
-    ObservedSite,
     ParkVassal,
     PrepareSite,
     RemoveForeign,
@@ -31,6 +28,11 @@ from tenantry.node.planner import (
     UnlinkHost,
     WriteDocument,
     WriteVassal,
+)
+from tenantry.node.planner import (
+    DRAIN_LIMIT_SECONDS,
+    FLAGS,
+    ObservedSite,
     idle_target,
     is_absent,
     is_serving,

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tenantry.node.actions import Action
 from tenantry.node.answer import Entry
 from tenantry.node.desired import Head
 from tenantry.node.integrity import Drift
-from tenantry.node.planner import Action, ObservedSite
+from tenantry.node.planner import ObservedSite
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 

@@ -14,26 +14,29 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.effects.files import is_directory, is_stale
 from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
-from tenantry.node.layout import Layout, parse_vassal, socket_name
-from tenantry.node.planner import FLAGS, PROCESS, STANDBY, idle_target, media_target, mode_flags, static_target
+from tenantry.node.layout import Layout, socket_name
+from tenantry.node.planner import FLAGS, idle_target, media_target, mode_flags, static_target
 from tenantry.node.probes import Tables, serving_generation
 from tenantry.node.render.engine import Protocol
 from tenantry.node.render.engines import driver_of
+from tenantry.node.site_places import (
+    DOCUMENT_MODE,
+    FLAG_MODE,
+    VASSAL_MODE,
+    generation_in,
+    is_own,
+    mode_files,
+    parse_entry,
+    site_places,
+)
 from tenantry.node.upstream import FLAG_MODE as PROTOCOL_FLAG_MODE
-from tenantry.node.upstream import FLAG_NAME, LINK_NAMES, WAKE_TARGETS, flag_path, link_path, read_upstream
-from tenantry.node.vassal import ACTIVITY, SOCKET_MODE
+from tenantry.node.upstream import WAKE_TARGETS, flag_path, link_path, read_upstream
+from tenantry.node.vassal import SOCKET_MODE
 from tenantry.node.written import Written
-from tenantry.spec.errors import UserIdsExhausted
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import Mode, ReleaseSpec, Runtime, SiteSpec
 
-RESTART = "restart"  # a person's to touch
 LEFTOVER_SECONDS = 60.0  # after a switch in which an older generation's files are still being taken away
-DOCUMENT_MODE = 0o600
-VASSAL_MODE = 0o644
-FLAG_MODE = 0o644
-PROCESS_MODE_MODE = 0o644
-LOG_MODE = 0o640
 
 Damage = dict[str, Drift]
 Renderer = Callable[[SiteSpec, int], bytes | None]
@@ -61,25 +64,6 @@ class _Known:
     inode: int | None
     signed: tuple[tuple[str, Signature], ...]
     shells: tuple[tuple[str, Signature | None], ...]
-
-
-def site_places(config: Config, nginx_gid: int | None, spec: SiteSpec) -> list[Place]:
-    """Return the site's directories and its log, with their modes and owners."""
-    layout = config.layout
-    try:
-        owner = config.owner(spec.number, spec.project_number)
-    except UserIdsExhausted:
-        return []  # never made, so nothing of it can be wrong; starting it says why
-    uid, gid = (owner.uid, owner.gid) if owner else (None, None)
-    data = layout.data(spec.slug)
-    return [
-        Place("directory", str(layout.site(spec.slug)), stat.S_IFDIR, 0o750, os.geteuid(), nginx_gid),
-        Place("data", str(data), stat.S_IFDIR, 0o711, os.geteuid(), os.getegid()),
-        Place("data", str(data / "media"), stat.S_IFDIR, 0o2750, uid, nginx_gid),
-        Place("data", str(data / "home"), stat.S_IFDIR, 0o700, uid, gid),
-        Place("data", str(data / "tmp"), stat.S_IFDIR, 0o700, uid, gid),
-        Place("log", str(layout.log(spec.slug)), stat.S_IFREG, LOG_MODE, uid, config.control_gid()),
-    ]
 
 
 class SiteIntegrity:
@@ -317,7 +301,7 @@ class SiteIntegrity:
         for name in sorted(entry.name for entry in directory.iterdir()):
             generation = parse_entry(name)
             path = directory / name
-            if generation is None and not _is_own(name):
+            if generation is None and not is_own(name):
                 if is_stale(name):
                     detail = "was left by an interrupted write"
                 else:
@@ -331,7 +315,7 @@ class SiteIntegrity:
                 left.append((path.name, path))
         if abs(read_upstream(directory).age_seconds) <= LEFTOVER_SECONDS:  # below 0, the clock was set back since
             # Generations only grow: a newer one than the desired was never served, so nothing of it is on its way out.
-            left = [(name, path) for name, path in left if (_generation_in(name) or 0) > spec.generation]
+            left = [(name, path) for name, path in left if (generation_in(name) or 0) > spec.generation]
         for name, path in left:
             kind = "vassal" if name.endswith(".ini") else "file"
             yield f"leftover:{name}", self._drift(spec, kind, path, "is of a generation that does not serve")
@@ -397,39 +381,6 @@ class SiteIntegrity:
 
     def _drift(self, spec: SiteSpec, kind: str, path: Path, detail: str) -> Drift:
         return Drift(spec.slug, kind, os.path.relpath(path, self._layout.home), detail)
-
-
-def mode_files(layout: Layout, slug: Slug) -> list[tuple[str, Path, int]]:
-    """Return the documents of a site's mode: reader, path, file mode. What the process reads is no secret, the other
-    holds the key of those who are let through."""
-    return [
-        (STANDBY, layout.mode(slug), DOCUMENT_MODE),
-        (PROCESS, layout.process_mode(slug), PROCESS_MODE_MODE),
-    ]
-
-
-def parse_entry(name: str) -> int | None:
-    """Return the generation an entry `site.<n>.json`, `vassal.<n>.ini` or `<n>.sock` belongs to."""
-    for prefix, suffix in (("site.", ".json"), ("vassal.", ".ini"), ("", ".sock")):
-        number = name.removeprefix(prefix).removesuffix(suffix)
-        if name == f"{prefix}{number}{suffix}" and number.isdecimal() and number.isascii():
-            return int(number)
-    return None
-
-
-def _generation_in(name: str) -> int | None:
-    """Return the generation an ini, a document or a socket is of."""
-    vassal = parse_vassal(name)
-    return vassal[1] if vassal else parse_entry(name)
-
-
-def _is_own(name: str) -> bool:
-    links = {"serving", "idle", "static", "media", *LINK_NAMES}
-    return (
-        name in links | {FLAG_NAME}
-        or name in (ACTIVITY, RESTART, "mode.json")
-        or name in {f"mode.{flag}" for flag in FLAGS}
-    )
 
 
 def _mtime(path: Path) -> int | None:

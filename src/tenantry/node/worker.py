@@ -11,21 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from tenantry.node.actions import Action, AwaitReady, FetchRelease, WriteVassal
 from tenantry.node.answer import Entry
 from tenantry.node.desired import DesiredState
 from tenantry.node.errors import NotConverged, NotReady, Transient
-from tenantry.node.planner import (
-    Action,
-    AwaitReady,
-    FetchRelease,
-    ObservedSite,
-    Plan,
-    WriteVassal,
-    is_absent,
-    is_serving,
-    plan_site,
-    rests,
-)
+from tenantry.node.planner import ObservedSite, Plan, is_absent, is_serving, plan_site, rests
 from tenantry.node.ports import SiteHost
 from tenantry.node.starts import Kind, Starts, Turn
 from tenantry.node.status import NodeStatus

@@ -18,7 +18,7 @@ from tenantry.node.effects.readiness import Readiness
 from tenantry.node.errors import Transient
 from tenantry.node.integrity import sign
 from tenantry.node.probes import Tables
-from tenantry.node.site_integrity import DOCUMENT_MODE, VASSAL_MODE
+from tenantry.node.site_places import DOCUMENT_MODE, VASSAL_MODE
 from tenantry.node.upstream import forget_generation
 from tenantry.node.vassal import SOCKET_MODE
 from tenantry.node.written import Written

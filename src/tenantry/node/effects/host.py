@@ -9,6 +9,28 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
+from tenantry.node.actions import (
+    Action,
+    AwaitReady,
+    FetchRelease,
+    GenerationAction,
+    LetSleep,
+    LinkHost,
+    ParkVassal,
+    PrepareSite,
+    RemoveForeign,
+    RemoveGeneration,
+    RemoveParked,
+    RemoveSite,
+    RestoreSocket,
+    SetFlag,
+    SetLink,
+    SetModeFile,
+    Switch,
+    UnlinkHost,
+    WriteDocument,
+    WriteVassal,
+)
 from tenantry.node.config import Config
 from tenantry.node.effects.content import SiteContent
 from tenantry.node.effects.files import (
@@ -28,41 +50,13 @@ from tenantry.node.effects.touches import Touches
 from tenantry.node.errors import NodeError, NotReady, Transient
 from tenantry.node.integrity import Drift, sign
 from tenantry.node.layout import is_slug, socket_name
-from tenantry.node.planner import (
-    Action,
-    AwaitReady,
-    FetchRelease,
-    GenerationAction,
-    LetSleep,
-    LinkHost,
-    ObservedSite,
-    ParkVassal,
-    PrepareSite,
-    RemoveForeign,
-    RemoveGeneration,
-    RemoveParked,
-    RemoveSite,
-    RestoreSocket,
-    SetFlag,
-    SetLink,
-    SetModeFile,
-    Switch,
-    UnlinkHost,
-    WriteDocument,
-    WriteVassal,
-)
+from tenantry.node.planner import ObservedSite
 from tenantry.node.probes import Tables, entries, observe_site
 from tenantry.node.render.document import encode, protocol_of, same_start
 from tenantry.node.render.engine import Protocol
 from tenantry.node.render.modes import standby_mode_document
-from tenantry.node.site_integrity import (
-    FLAG_MODE,
-    LOG_MODE,
-    Renderers,
-    SiteIntegrity,
-    mode_files,
-    site_places,
-)
+from tenantry.node.site_integrity import Renderers, SiteIntegrity
+from tenantry.node.site_places import FLAG_MODE, LOG_MODE, mode_files, site_places
 from tenantry.node.upstream import lead_to, lead_to_standby, read_upstream
 from tenantry.node.written import Written
 from tenantry.spec.errors import UserIdsExhausted

@@ -23,7 +23,7 @@ from tenantry.node.errors import EmperorUnavailable, NotReady
 from tenantry.node.layout import socket_name
 from tenantry.node.probes import serving_generation
 from tenantry.node.render.engine import Protocol
-from tenantry.node.site_integrity import VASSAL_MODE
+from tenantry.node.site_places import VASSAL_MODE
 from tenantry.node.starts import Kind, Starts, Turn
 from tenantry.node.upstream import read_upstream
 from tenantry.spec.names import Slug
