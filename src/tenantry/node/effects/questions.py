@@ -14,7 +14,7 @@ from tenantry.node.effects.health import (
     HealthRequest,
     HeldRequest,
 )
-from tenantry.node.effects.processes import Process, children, find, set_priority
+from tenantry.node.effects.processes import child_pids, find, set_priority
 from tenantry.node.errors import NotReady
 from tenantry.node.sockets import Backlog
 from tenantry.node.vassal import SOCKET_MODE, set_share
@@ -42,7 +42,7 @@ class Questions:
         self.socket = health.socket
         self.pid = 0
         self.deaths = 0
-        self._workers: frozenset[Process] = frozenset()
+        self._workers: frozenset[int] = frozenset()
 
     async def first(self, *, patient: bool) -> Answer:
         """Return the first answer to the health path, however long that takes.
@@ -102,7 +102,8 @@ class Questions:
 
         The site's log would tell, too, but it also has what an older generation's workers do.
         """
-        workers = children(self.pid)
+        # Those that have ended, and that their master does not know of yet, are seen too: one may live for moments.
+        workers = frozenset(child_pids(self.pid))
         self.deaths += len(self._workers - workers)
         self._workers = workers
         return self.deaths
