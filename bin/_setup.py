@@ -114,7 +114,9 @@ def test(arguments: list[str], interruption: Interruption) -> int:
         _MEMORY.unlink(missing_ok=True)
     pytest = [str(python), "-m", "pytest"]
     # By file: some tell a story in order, and what a file shares (a platform that runs) is made once.
-    code = _run([*pytest, "-n", "2", "--dist", "loadfile", *marks, *rest])
+    # In the order of their names, which begins with the longest stories: else one of them would be left for the end.
+    spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    code = _run([*pytest, *spread, *marks, *rest])
     interruption.check()
     failed = _failed_tests()
     if code != _TESTS_FAILED or not 0 < len(failed) <= _AGAIN_MAX:
