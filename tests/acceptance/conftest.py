@@ -208,10 +208,12 @@ def end_and_remove(platform: Platform) -> dict[int, str]:
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
-    """The platform of this run, with the demo project's three sites."""
+    """The platform of this run, with the demo project's three sites, whose processes are looked at: none sleeps."""
     platform = Platform(new_home(), *free_ports())
     try:
         platform.up()
+        for slug in ("alpha", "beta", "gamma"):
+            platform.tenantry("site", "runtime", slug, "always_on", "--wait")
         yield platform
         platform.down()
     finally:
