@@ -106,7 +106,7 @@ def _fill(cluster: Any, size: Size) -> float:
     for machine in cluster.machines:
         machine.stop("agent")
     for number in range(size.sites):
-        lab.control.create_site(_slug(number), release=release)
+        lab.control.create_site(_slug(number), release=release, runtime="always_on")
     print("the nodes start on them …", flush=True)
     for machine in cluster.machines:
         machine.start_agent()
@@ -148,7 +148,7 @@ def _kinds(size: Size) -> Iterator[tuple[str, int, Callable[[int], str]]]:
         return slug
 
     def new_site(number: int) -> str:
-        lab.control.create_site(f"new-{number}", release=lab.control.RELEASE)
+        lab.control.create_site(f"new-{number}", release=lab.control.RELEASE, runtime="always_on")
         return f"new-{number}"
 
     yield "hostname", size.changes, hostname

@@ -104,6 +104,7 @@ def run(agents: int, *, changes: int, idle_seconds: float) -> Outcome:
         fleet.wait("reported", _change(bench, 0)[1])  # all are there
         _say(f"{agents} agents have reported")
         time.sleep(SETTLE_SECONDS)
+        _age(bench)
         applied, reported, cpu = [], [], list[float]()
         postmaster = bench.server.process.pid
         for number in range(changes):
@@ -122,6 +123,15 @@ def run(agents: int, *, changes: int, idle_seconds: float) -> Outcome:
         restart = _restart(bench, fleet)
         _say(str(restart))
     return Outcome(agents, sorted(applied), sorted(reported), sum(cpu) / changes, idle, restart)
+
+
+def _age(bench: Bench) -> None:
+    """Let the tables be as after a while: autovacuum would look at new ones amid it all, and plans be made anew."""
+    with bench.server.connect(bench.database.name) as connection:
+        connection.execute("VACUUM ANALYZE")
+    time.sleep(1.0)  # every agent's heartbeat and next answer use the new plans
+    _change(bench, 0)
+    time.sleep(SETTLE_SECONDS)
 
 
 def _say(text: str) -> None:

@@ -30,6 +30,9 @@ static void answer(int connection, const char *site) {
     int all = snprintf(text, sizeof text,
                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", length, body);
     if (write(connection, text, (size_t)all) < 0) perror("write");
+    // What is closed with a body unread is reset, and the answer lost.
+    shutdown(connection, SHUT_WR);
+    while (read(connection, request, sizeof request) > 0) continue;
 }
 
 int main(void) {
