@@ -43,6 +43,7 @@ def test_version_1_groups_lie_below_the_platforms_own(monkeypatch: pytest.Monkey
     assert vassal.find_groups("/var/lib/tenantry") == {
         "memory": "/sys/fs/cgroup/memory/box/tenantry:var:lib:tenantry",
         "cpu": "/sys/fs/cgroup/cpu,cpuacct/tenantry:var:lib:tenantry",
+        "aside": "/sys/fs/cgroup/cpu,cpuacct/tenantry-aside:var:lib:tenantry",
         "pids": "/sys/fs/cgroup/pids/a/b/tenantry:var:lib:tenantry",
     }
 
@@ -94,7 +95,8 @@ def test_a_site_without_a_group_starts_and_its_log_says_what_is_missing(
 
 def test_a_groups_name_tells_its_home() -> None:
     for home in ("/var/lib/tenantry", "/tmp/a-b.c/d", "/x"):
-        assert vassal.home_of_group(vassal.group_name(home)) == home
+        for aside in (False, True):
+            assert vassal.home_of_group(vassal.group_name(home, aside=aside)) == home
     for other in ("docker", "tenantry", "tenantry:", "system.slice", "x:tenantry:y", ""):
         assert vassal.home_of_group(other) is None
 

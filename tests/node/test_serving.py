@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from node_lab import AS_ROOT, Node, wait_until
 
-from tenantry.node.vassal import CPU_SHARES, LOADING_NICENESS, find_groups
+from tenantry.node.vassal import ASIDE, CPU_SHARES, LOADING_NICENESS, find_groups
 
 BROKEN = "raise RuntimeError('this release is broken')\n"
 
@@ -282,6 +282,86 @@ def test_every_thread_is_warm_before_visitors_come_and_loading_takes_second_plac
     else:
         assert loading == {min(normal + LOADING_NICENESS, 19) if AS_ROOT else normal}
     assert {serving.get("blog.localhost")[2] for _ in range(12)} == {str(normal).encode()}
+
+
+def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serving: Node) -> None:
+    serving.release("warmed-1", WARMED)
+    temporary = serving.home / "data" / "blog" / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    groups = find_groups(str(serving.home))
+    if not AS_ROOT or not has_idle_groups(groups):
+        pytest.skip("this machine has no control groups that give way")
+    revision = serving.put(serving.document("blog", 1, "warmed-1", generation=2, processes=2, threads=2))
+    wait_until(lambda: len([path for path in temporary.glob("loading.*") if path.read_text()]) == 2)
+    among = Path(groups["cpu"]) / "blog.2"
+    place = Path(groups[ASIDE]) / "blog.2" if ASIDE in groups else among
+    assert ((place.parent if ASIDE in groups else place) / "cpu.idle").read_text() == "1\n"
+    assert len(members(place)) == 3, "the master and both workers"
+    wait_until(lambda: len(members(among)) == 3 and (among / "cpu.idle").read_text() == "0\n", seconds=6)
+    usual = share_of(serving, "blog.1")
+    assert usual is not None
+    assert share_of(serving, "blog.2") == pytest.approx(usual // 10, rel=0.05), "after three seconds"
+    (temporary / "go").touch()
+    serving.reported("blog", revision)
+    assert share_of(serving, "blog.2") == usual
+    assert len(members(among)) == 3
+    assert place == among or not place.exists()
+
+
+def members(group: Path) -> list[str]:
+    """The processes in a control group."""
+    return (group / "cgroup.procs").read_text().split() if group.exists() else []
+
+
+def has_idle_groups(groups: dict[str, str]) -> bool:
+    """Whether the kernel lets a group of the processor give way (since 5.15)."""
+    probe = Path(groups.get("cpu", "/nowhere")) / "probe"
+    try:
+        probe.mkdir()
+    except OSError:
+        return False
+    try:
+        return (probe / "cpu.idle").exists()
+    finally:
+        probe.rmdir()
+
+
+LEAVING = """
+import atexit, os, threading, time
+here = os.environ["TMPDIR"]
+def say(what):
+    with open(f"{here}/left", "a") as file:
+        file.write(f"{what} {os.getpid()}\\n")
+class Kept:
+    def __del__(self):
+        say("taken apart")
+kept = Kept()
+atexit.register(say, "atexit")
+if os.environ.get("TENANTRY_SITE"):
+    import uwsgi
+    uwsgi.atexit = lambda: say("uwsgi.atexit")
+def work():
+    while threading.main_thread().is_alive():
+        time.sleep(0.05)
+    say("thread")
+started = []
+def application(environ, start_response):
+    if not started:
+        started.append(threading.Thread(target=work))
+        started[0].start()
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+def test_a_worker_that_ends_does_what_python_does_but_for_taking_everything_apart(serving: Node) -> None:
+    serving.release("leaving-1", LEAVING)
+    serving.reported("blog", serving.put(serving.document("blog", 1, "leaving-1", processes=1, threads=1)))
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2)))
+    left = serving.home / "data" / "blog" / "tmp" / "left"
+    wait_until(lambda: left.exists() and "atexit" in left.read_text().split())
+    assert [line.rpartition(" ")[0] for line in left.read_text().splitlines()] == ["uwsgi.atexit", "thread", "atexit"]
 
 
 def share_of(node: Node, generation: str) -> int | None:

@@ -269,6 +269,7 @@ def test_a_site_with_work_to_do_stays_awake(serving: Node) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_two_thousand_times_asleep_and_awake(serving: Node) -> None:
     count = 30
     for number in range(1, count + 1):

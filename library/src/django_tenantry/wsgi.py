@@ -11,6 +11,7 @@ from typing import cast
 from django_tenantry.activity import with_marks
 from django_tenantry.failures import explain_failures
 from django_tenantry.gate import WSGIApplication, with_modes
+from django_tenantry.leaving import leave_quickly
 from django_tenantry.loading import load_callable
 from django_tenantry.prefix import enforce_cache_prefix
 
@@ -31,3 +32,4 @@ def load_application(name: str) -> WSGIApplication:
 enforce_cache_prefix()
 application = with_marks(with_modes(load_application(os.environ.get("TENANTRY_WSGI", "")), os.environ), os.environ)
 explain_failures()
+leave_quickly()

@@ -4,18 +4,16 @@ A standalone script of the standard library: `prepare` copies it to `<home>/etc/
 as `vassal --ini <slug>.<generation>.ini` in `run/vassals`. As root it reads only files that root alone can write.
 `tenantry.node exec` uses the same steps to run a command as the site.
 
-Steps, in this order: 1 read site.<generation>.json · 2 log · 3 activity · 4 socket · 5 control groups · 6 urgency ·
+Steps, in this order: 1 urgency · 2 read site.<generation>.json · 3 log · 4 activity · 5 socket · 6 control groups ·
 7 limits · 8 user · 9 directory · 10 exec. An interruption leaves at most a socket nobody listens on, which the next
 start replaces.
 """
 
-# pathlib would cost 10 ms at every start of a site.
-# ruff: noqa: PTH102, PTH108, PTH110, PTH115, PTH119, PTH120, PTH208, S606
+# pathlib would cost 10 ms at every start of a site. json and socket cost 10 ms, too: after the process stood aside.
+# ruff: noqa: PTH102, PTH106, PTH108, PTH110, PTH112, PTH115, PTH119, PTH120, PTH208, S606
 import fcntl
-import json
 import os
 import resource
-import socket
 import sys
 
 PR_SET_NO_NEW_PRIVS = 38
@@ -29,6 +27,8 @@ LAST_CAPABILITY = 63  # the kernel answers EINVAL beyond its own last one
 BACKLOG_MAX = 1024
 MEBIBYTE = 1 << 20
 CONTROLLERS = ("memory", "pids", "cpu")
+ASIDE = "aside"  # beside them: the group, of version 1's processor, of those who give way
+ROUNDS_MAX = 20
 PROCESSES_MAX = 512  # and threads, where the document does not say
 SOCKET_MODE = 0o660
 EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"  # the number in it grows with every vassal of the emperor
@@ -42,7 +42,11 @@ SLUG_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 def main(argv: list[str]) -> None:
     """Become the process of the generation named by `--ini`; returns only by raising."""
     slug, generation = parse_arguments(argv)
+    name = f"{slug}.{generation}"
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    groups = find_groups(home)
+    serving = leads(f"{home}/run/sites/{slug}")
+    aside = bool(serving) and generation not in serving and stand_aside(name, groups)
     document = read_document(f"{home}/run/sites/{slug}/site.{generation}.json")
     environment = dict(document["environment"])
     open_log(document)
@@ -53,11 +57,10 @@ def main(argv: list[str]) -> None:
         kept[EMPEROR_FD] = int(os.environ[EMPEROR_VARIABLE])
         environment[EMPEROR_VARIABLE] = str(EMPEROR_FD)
     keep_only(kept)
-    groups = find_groups(home)
-    enter_groups(f"{slug}.{generation}", document["limits"], groups)
+    enter_groups(name, document["limits"], groups, but="cpu" if aside else None)
     adopt_orphans()
-    if not serves(document["socket"]["path"]):
-        step_back(f"{groups.get('cpu')}/{slug}.{generation}")
+    if generation not in serving and not aside:
+        step_back(f"{groups.get('cpu')}/{name}", another=bool(serving))
     become(document)
     os.execve(document["argv"][0], document["argv"], environment)
 
@@ -76,6 +79,8 @@ def parse_arguments(argv: list[str]) -> tuple[str, str]:
 
 def read_document(path: str) -> dict:  # type: ignore[type-arg]
     """Return the document; a link in its place is refused."""
+    import json
+
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         document: dict = json.load(file)  # type: ignore[type-arg]
@@ -119,6 +124,8 @@ def open_activity(document: dict) -> int:  # type: ignore[type-arg]
 
 def bind_socket(place: dict) -> int:  # type: ignore[type-arg]
     """Return a listening socket, connectable by its owner and nginx's group from the first moment."""
+    import socket
+
     path, gid = place["path"], place["gid"]
     try:
         os.unlink(path)
@@ -156,27 +163,84 @@ def adopt_orphans() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def serves(path: str) -> bool:
-    """Whether visitors are sent to this generation: it was ended, and they wait for it."""
-    directory, name = os.path.split(path)
+def leads(directory: str) -> list:  # type: ignore[type-arg]
+    """Return the generations that visitors are led to: this one if it was ended and they wait for it, another, none."""
+    found = []
     for link in ("app.sock", "app.http", "serving"):  # the last of a site that sleeps, and is being woken
         try:
-            if os.readlink(f"{directory}/{link}") == name:
-                return True
+            found.append(os.readlink(f"{directory}/{link}").partition(".")[0])
         except OSError:
             continue
-    return False
+    return found
 
 
-def step_back(group: str) -> None:
+def step_back(group: str, *, another: bool) -> None:
     """While it loads, it must not slow those who serve. The agent takes this back when it is ready.
 
-    Only where that can be done: an ordinary user may not make a process more urgent again.
+    Where visitors have another generation it gets what no other site wants; else, since somebody waits for it, some
+    more. Only where that can be done: an ordinary user may not make a process more urgent again.
     """
-    if set_share(group, LOADING_SHARE):
+    if (another and set_idle(group, idle=True)) or set_share(group, LOADING_SHARE):
         return
     if os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= NICE_LIMIT:
         os.nice(LOADING_NICENESS)
+
+
+def stand_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
+    """Go, for the processor, into the group of those who give way to everything on the machine.
+
+    Within the group of all sites they would give way to sites alone, and take its weight from nginx and the database.
+    """
+    aside = groups.get(ASIDE)
+    if aside is None:
+        return False
+    try:
+        _make_directory(aside)
+        _write(f"{aside}/cpu.idle", "1")
+        _make_directory(f"{aside}/{name}")
+        _write(f"{aside}/{name}/cgroup.procs", str(os.getpid()))
+    except OSError:
+        return False  # a kernel before 5.15
+    return True
+
+
+def is_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
+    """Whether a generation has processes that give way to everything."""
+    return bool(_pids(f"{groups.get(ASIDE)}/{name}"))
+
+
+def step_forward(name: str, groups: dict, *, percent: int) -> None:  # type: ignore[type-arg]
+    """Have a generation's processes take their part among the sites, with this share of what is usual."""
+    group, aside = f"{groups.get('cpu')}/{name}", f"{groups.get(ASIDE)}/{name}"
+    if "cpu" in groups and os.path.isdir(aside):
+        _make_group(groups["cpu"])
+        _make_group(group)
+    set_idle(group, idle=False)
+    set_share(group, percent)
+    for _ in range(ROUNDS_MAX):  # what is moved may meanwhile have started something that is not
+        for pid in _pids(aside):
+            try:
+                _write(f"{group}/cgroup.procs", pid)
+            except OSError:
+                continue  # it has ended
+        try:
+            os.rmdir(aside)
+        except FileNotFoundError:
+            return
+        except OSError:
+            continue
+
+
+def set_idle(group: str, *, idle: bool) -> bool:
+    """Have whoever else wants the processor interrupt this group at once, or not; returns whether that could be done.
+
+    A small share alone does not: its processes run to the end of their slice, and those who serve wait for it.
+    """
+    try:
+        _write(f"{group}/cpu.idle", str(int(idle)))
+    except OSError:
+        return False
+    return True
 
 
 def set_share(group: str, percent: int) -> bool:
@@ -216,6 +280,8 @@ def become(document: dict) -> None:  # type: ignore[type-arg]
 def find_groups(home: str) -> dict:  # type: ignore[type-arg]
     """Return where this home's control groups belong, {controller: directory}, of the controllers that are to be had.
 
+    And ASIDE, for the processor, in version 1: in version 2 the memory would not follow from one group to another.
+
     Version 1: below the group this process is in. Version 2: beside it, since a group with processes can have no
     groups with limits in it. What limits this process's own surroundings so limits the sites, too.
     """
@@ -236,6 +302,8 @@ def find_groups(home: str) -> dict:  # type: ignore[type-arg]
                 for controller in CONTROLLERS:
                     if controller in options:
                         found.setdefault(controller, f"{_own_group(place, root, own.get(controller, '/'))}/{name}")
+    if "cpu" in found:
+        found[ASIDE] = f"{os.path.dirname(found['cpu'])}/{group_name(home, aside=True)}"
     if unified:
         for controller in _enabled(unified):
             found.setdefault(controller, f"{unified}/{name}")
@@ -243,15 +311,16 @@ def find_groups(home: str) -> dict:  # type: ignore[type-arg]
     return {controller: place for controller, place in found.items() if os.access(os.path.dirname(place), os.W_OK)}
 
 
-def group_name(home: str) -> str:
-    """Return the name of the group of all of a home's sites."""
-    return "tenantry" + home.replace("/", ":")
+def group_name(home: str, *, aside: bool = False) -> str:
+    """Return the name of the group of all of a home's sites, or of those that stand aside."""
+    return ("tenantry-aside" if aside else "tenantry") + home.replace("/", ":")
 
 
 def home_of_group(name: str) -> "str | None":
     """Return the home whose sites' group has this name, None for another group's name."""
     prefix, separator, rest = name.partition(":")
-    return f"/{rest.replace(':', '/')}" if separator and prefix == "tenantry" and rest else None
+    known = prefix in ("tenantry", "tenantry-aside")
+    return f"/{rest.replace(':', '/')}" if separator and known and rest else None
 
 
 def _own_group(place: str, root: str, path: str, *, beside: bool = False) -> str:
@@ -280,13 +349,15 @@ def _enabled(directory: str) -> list:  # type: ignore[type-arg]
         return []
 
 
-def enter_groups(name: str, limits: dict, groups: dict) -> None:  # type: ignore[type-arg]
-    """Put this process, and all it starts, into a group of its own of each controller.
+def enter_groups(name: str, limits: dict, groups: dict, *, but: "str | None" = None) -> None:  # type: ignore[type-arg]
+    """Put this process, and all it starts, into a group of its own of each controller, or all but one.
 
     A site is started also without: `tenantry doctor` says what the machine lacks. Its log says it where it matters.
     """
     memory_mb = limits.get("memory_mb") or 0
     for controller, parent in groups.items():
+        if controller in (ASIDE, but):
+            continue
         if controller == "memory" and not memory_mb:
             continue  # a group of memory costs the kernel some, of each sleeping site too
         group = f"{parent}/{name}"
@@ -303,17 +374,33 @@ def enter_groups(name: str, limits: dict, groups: dict) -> None:  # type: ignore
         os.write(2, b"vassal: no limit of memory: this machine offers no control group for it\n")
 
 
-def _make_group(path: str) -> None:
-    """Make a group; the first of a home weighs as much as all the platform's processes beside it."""
+def _make_directory(path: str) -> bool:
+    """Return whether it was not there."""
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
+        return False
+    return True
+
+
+def _make_group(path: str) -> None:
+    """Make a group; the first of a home weighs as much as all the platform's processes beside it."""
+    if not _make_directory(path):
         return
     for file, value in (("cpu.weight", "1000"), ("cpu.shares", "10240")):
         if ":" in os.path.basename(path) and os.path.exists(f"{path}/{file}"):
             _write(f"{path}/{file}", value)
     if ":" in os.path.basename(path) and os.path.exists(f"{path}/cgroup.subtree_control"):
         _enabled(path)
+
+
+def _pids(group: str) -> list:  # type: ignore[type-arg]
+    """Return the numbers of the processes in a group, none of one that is not there."""
+    try:
+        with open(f"{group}/cgroup.procs") as file:  # noqa: PTH123
+            return file.read().split()
+    except OSError:
+        return []
 
 
 def _settings(group: str, memory_mb: int, processes: int) -> list:  # type: ignore[type-arg]

@@ -35,7 +35,7 @@ class SiteLimits:
 
     def controllers(self) -> frozenset[str]:
         """Return the control groups' controllers that this machine offers."""
-        return frozenset(find_groups(str(self._layout.home)))
+        return frozenset(find_groups(str(self._layout.home))) & set(vassal.CONTROLLERS)
 
     def note_groups(self) -> None:
         """Remember where the groups are: `down` may be run from another session, which has other groups around it."""

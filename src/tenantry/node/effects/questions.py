@@ -17,7 +17,7 @@ from tenantry.node.effects.health import (
 from tenantry.node.effects.processes import child_pids, find, set_priority
 from tenantry.node.errors import NotReady
 from tenantry.node.sockets import Backlog
-from tenantry.node.vassal import SOCKET_MODE, set_share
+from tenantry.node.vassal import LOADING_SHARE, SOCKET_MODE, is_aside, step_forward
 
 RETRY_SECONDS = 0.5
 HUNG_UP_MAX = 3
@@ -28,15 +28,16 @@ ROUNDS_MAX = 5  # of that, while workers are still loading
 
 
 class Questions:
-    """What is asked of one generation; `group` is its control group for the processor.
+    """What is asked of one generation; `name` as in «blog.3», `groups` where this machine's control groups are.
 
     `asked` is the path of the latest question, `pid` the process that began to listen. `deaths`: workers of it that
     ended, as far as `count_deaths` was called often enough to see them.
     """
 
-    def __init__(self, health: HealthRequest, group: str) -> None:
+    def __init__(self, health: HealthRequest, name: str, groups: dict[str, str]) -> None:
         self._health = health
-        self._group = group
+        self._name = name
+        self._groups = groups
         self._full = True  # whether all threads were seen to take a request at the same time
         self.asked = health.path
         self.socket = health.socket
@@ -63,9 +64,17 @@ class Questions:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
 
+    def is_begun(self) -> bool:
+        """Whether there is a process of the generation, which may not have come to listen yet."""
+        return bool(self.pid) or is_aside(self._name, self._groups)
+
+    def insist(self) -> None:
+        """Give the generation's processes some of the processor, also where others want all of it."""
+        step_forward(self._name, self._groups, percent=LOADING_SHARE)
+
     def urge(self) -> None:
         """Give the generation's processes as much of the processor as everybody else here has."""
-        set_share(self._group, 100)
+        step_forward(self._name, self._groups, percent=100)
         set_priority(self.pid, os.getpriority(os.PRIO_PROCESS, 0))
 
     async def follow(self, answer: Answer) -> None:

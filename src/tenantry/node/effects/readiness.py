@@ -30,7 +30,8 @@ KEEPS_ENDING = "its worker keeps ending before it answers"
 LOG_READ_BYTES = 65_536
 LOG_TAIL_CHARACTERS = 4096
 CAUSE_CHARACTERS = 300
-LOW_PRIORITY_SECONDS = 15.0  # a start that takes longer gets its full share: it must not fail for want of processor
+IDLE_SECONDS = 3.0  # of getting what nobody else wants, where that may be nothing
+LOW_PRIORITY_SECONDS = 10.0  # a start that takes longer gets its full share: it must not fail for want of processor
 NOTICED_SECONDS = 1.2  # uWSGI's master looks after its workers every second
 STEADY_SECONDS = 0.1  # between the last answer and the last look at the workers, where visitors have another generation
 
@@ -57,8 +58,7 @@ class Readiness:
         socket = self._layout.socket(spec.slug, generation)
         protocol = driver_of(spec.release.engine).protocol
         health = HealthRequest(socket, hostname, self._http_port, spec.health_path, protocol=protocol)
-        group = f"{find_groups(str(self._layout.home)).get('cpu')}/{spec.slug}.{generation:d}"
-        questions = Questions(health, group)
+        questions = Questions(health, f"{spec.slug}.{generation:d}", find_groups(str(self._layout.home)))
         try:
             async with asyncio.timeout(self._ready_seconds):
                 await self._until_ready(spec, generation, questions, served)
@@ -112,10 +112,14 @@ class Readiness:
     async def _watch_start(self, slug: Slug, generation: int, questions: Questions, served: int | None) -> NoReturn:
         """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
         silent = 0
+        insist_at = time.monotonic() + IDLE_SECONDS
         urge_at = time.monotonic() + min(LOW_PRIORITY_SECONDS, self._ready_seconds / 4)
         while True:
             await asyncio.sleep(WATCH_STEP_SECONDS)
-            if questions.pid and time.monotonic() > urge_at:
+            if time.monotonic() > insist_at and questions.is_begun():
+                insist_at = float("inf")
+                questions.insist()
+            if time.monotonic() > urge_at and questions.is_begun():
                 urge_at = float("inf")
                 questions.urge()
             gone = questions.pid and find(questions.pid) is None

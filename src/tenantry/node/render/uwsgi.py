@@ -59,6 +59,7 @@ buffer-size = {BUFFER_BYTES:d}
 post-buffering = {BODY_IN_MEMORY_BYTES:d}
 worker-reload-mercy = {STOP_SECONDS:d}
 reload-mercy = {STOP_SECONDS:d}
+skip-atexit-teardown = true
 disable-logging = true
 ignore-sigpipe = true
 ignore-write-errors = true
