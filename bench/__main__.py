@@ -1,6 +1,7 @@
 """`python -m bench SUITE`: run one suite, print its table, keep the result."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--storm", type=int, default=100, help="sites woken at once (default %(default)s)")
     parser.add_argument("--restarts", type=int, default=20, help="of each arrangement (default %(default)s)")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as after Ctrl-C
     if options.suite in ("changelog", "all"):
         show(changelog.measure(options.writers, options.changes or 100_000))
     if options.suite in ("fleet", "all"):

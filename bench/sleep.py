@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.lab import node_lab
 from bench.results import Row, Table
-from tenantry.node.effects.health import HealthRequest, check_health
+from tenantry.node.effects.health import HealthRequest, ask
 
 START_TARGET_SECONDS = 10.0
 AWAKE_AT_ONCE = 30  # sites of the cycles
@@ -164,7 +164,7 @@ def _peer(cycles: int) -> Row:
         for _ in range(cycles):
             began = time.monotonic()
             try:
-                asyncio.run(check_health(HealthRequest(place, "localhost", 80, "/")))
+                asyncio.run(ask(HealthRequest(place, "localhost", 80, "/")))
                 times.append(time.monotonic() - began)
             except Exception:  # any loss counts, whatever it is called
                 failed += 1

@@ -136,3 +136,11 @@ def test_the_licence_is_there() -> None:
     assert "BSD 3-Clause" in (ROOT / "LICENSE").read_text()
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "BSD-3-Clause"
     assert (ROOT / "library" / "LICENSE").exists()
+
+
+def test_every_suite_of_the_bench_finds_what_it_uses() -> None:
+    """What is measured seldom must not rot meanwhile."""
+    names = [f"bench.{path.stem}" for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("__")]
+    program = f"import importlib\nfor name in {names!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

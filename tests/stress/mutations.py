@@ -136,8 +136,10 @@ class Mutator:
             case "file":
                 return self._do(slug, chance.choice((ini, document)), chance.choice(FILE_DEEDS))
             case "link":
+                of_sleep = ((directory / "serving", f"{other}.sock"), (directory / "idle", "3"))
                 path, target = chance.choice(
                     (
+                        *(of_sleep if self._world.is_on_demand(slug) else ()),
                         (directory / "app.sock", f"../{other}/app.sock"),
                         (directory / "static", "../../../releases/demo-2/static"),
                         (directory / "media", f"../../../data/{other}/media"),

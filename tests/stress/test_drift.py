@@ -12,6 +12,7 @@ FOUND_SECONDS = 60.0  # promised, from the damage
 REPAIRED_SECONDS = 10.0  # promised, from the finding
 SPREAD_SECONDS = 8.0  # of one batch's damages
 GIVEN_UP_SECONDS = 90.0
+AWAKE_SECONDS = 3_600  # what sleeps has other files than before the damage
 DAMAGED_PART = 0.5  # of the sites, in one batch
 
 
@@ -54,7 +55,7 @@ def _note_reports(world: World, done: list[Mutation]) -> None:
 
 
 def judge(node: Node, sites: int, count: int) -> None:
-    world = World(node, sites, seed=count)
+    world = World(node, sites, seed=count, idle_seconds=AWAKE_SECONDS)
     world.start()
     mutator = Mutator(world, seed=count)
     batch = max(1, int(sites * DAMAGED_PART))

@@ -62,7 +62,7 @@ def full(home: Path) -> Iterator[None]:
 
 
 def fill_at_random(node: Node, sites: int, times: int) -> None:
-    world = World(node, sites, seed=times)
+    world = World(node, sites, seed=times, idle_seconds=2)
     world.start()
     said = torn = 0
     seconds = []

@@ -10,6 +10,9 @@ from node_lab import Node, wait_until
 from stress_world import Visitors, World
 
 BURST = 5  # kills between two rests in which the node has to converge
+IDLE_SECONDS = 1  # sites on demand fall asleep and wake all the time
+ASKED_PART = 0.2  # of the sites on demand, after each kill
+AWAKE_SECONDS = 3_600
 CONVERGED_SECONDS = 10.0  # promised, from the last start of the agent
 
 
@@ -76,6 +79,8 @@ def _lost(world: World) -> list[str]:
     """Return the sites that do not answer although no change asked for that."""
     lost = []
     for slug, allowed in world.allowed.items():
+        if world.is_on_demand(slug) and world.random.random() > ASKED_PART:
+            continue  # it would never sleep
         status, body = world.visit(f"{slug}.localhost")
         if status != 200 and status not in allowed:
             lost.append(f"{slug}: {status} {body[:80]!r}")
@@ -83,19 +88,22 @@ def _lost(world: World) -> list[str]:
 
 
 def judge(node: Node, sites: int, kills: int, changes: int) -> None:
-    world = World(node, sites, seed=kills)
+    world = World(node, sites, seed=kills, idle_seconds=IDLE_SECONDS)
     world.start()
     with Visitors(world) as visitors:
         found = kill_at_random(world, kills, changes)
+    slept = node.output("standby").count(": sleeps")
     print(
-        f"{found.kills} kills, {found.changes} changes, {sites} sites: {len(found.torn)} torn, {len(found.lost)} lost; "
-        f"{found.left_staged} kills in the middle of a write; converged after at most {max(found.seconds):.1f} s; "
+        f"{found.kills} kills, {found.changes} changes, {sites} sites, {slept} times asleep: {len(found.torn)} torn, "
+        f"{len(found.lost)} lost; {found.left_staged} kills in the middle of a write; "
+        f"converged after at most {max(found.seconds):.1f} s; "
         f"{visitors.visits} visits, {sum(visitors.failures.values())} failed, slowest {visitors.slowest:.2f} s"
     )
     for line in (*found.torn[:20], *found.lost[:20], *map(str, visitors.failures.most_common(20))):
         print(f"  {line}")
     assert found.torn == []
     assert found.lost == []
+    assert slept > kills // 5
     assert not visitors.failures
     assert max(found.seconds) <= CONVERGED_SECONDS
 
@@ -112,7 +120,7 @@ def test_500_kills(node: Node) -> None:
 
 def test_the_emperor_is_killed(node: Node) -> None:
     """Its sites' processes end with it, so visitors get 503 until it is back and the sites are loaded again."""
-    world = World(node, 12, seed=1)
+    world = World(node, 12, seed=1, idle_seconds=AWAKE_SECONDS)
     world.start()
     node.stop("emperor", signal.SIGKILL)
     killed = time.monotonic()
@@ -126,7 +134,7 @@ def test_the_emperor_is_killed(node: Node) -> None:
 
 def test_nginx_is_killed(node: Node) -> None:
     """Its workers outlive the master and go on serving, on the port that a new master needs: they have to end first."""
-    world = World(node, 3, seed=1)
+    world = World(node, 3, seed=1, idle_seconds=AWAKE_SECONDS)
     world.start()
     group = node.processes["nginx"].pid
     node.stop("nginx", signal.SIGKILL)

@@ -25,14 +25,19 @@ RELEASES = ("demo-1", "demo-2")
 CLOSED_MODES = ("maintenance", "paused")
 START_SECONDS = 180.0
 VISIT_SECONDS = 10.0  # a visitor who waits longer has gone
+RARELY = 0.03  # of the visits that another site gets, so that sites on demand sleep between
 PAUSE_SECONDS = 0.01  # between visits of one visitor
 
 
 class World:
-    """The node and its desired state. Site s<number> keeps the hostname s<number>.localhost while it is there."""
+    """The node and its desired state. Site s<number> keeps the hostname s<number>.localhost while it is there.
 
-    def __init__(self, node: "lab.Node", sites: int, seed: int) -> None:
+    Every third is on demand and may sleep after `idle_seconds`.
+    """
+
+    def __init__(self, node: "lab.Node", sites: int, seed: int, *, idle_seconds: int) -> None:
         self.node = node
+        self.idle_seconds = idle_seconds
         self.random = random.Random(seed)
         self.documents: dict[str, dict[str, Any]] = {}
         self.allowed: dict[str, set[int]] = {}  # answers that visitors may get besides 200, of every state since
@@ -46,8 +51,17 @@ class World:
         self.node.start()
         for number in range(1, self.count + 1):
             slug = f"s{number}"
-            self.put(self.node.document(slug, number, RELEASES[0]))
+            self.put(self.node.document(slug, number, RELEASES[0], **self._runtime(number)))
         self.converge(START_SECONDS)
+
+    def _runtime(self, number: int) -> dict[str, Any]:
+        if number % 3:
+            return {}
+        return {"runtime": "on_demand", "limits": {"idle_seconds": self.idle_seconds}}
+
+    def is_on_demand(self, slug: str) -> bool:
+        """Whether the site may sleep."""
+        return bool(self.documents[slug]["runtime"] == "on_demand")
 
     def put(self, document: dict[str, Any]) -> None:
         """What control does for one change."""
@@ -192,7 +206,8 @@ class World:
                 continue
             sockets = [path.name for path in directory.glob("[0-9]*.sock")]
             inis = [path.name for path in (home / "run" / "vassals").glob(f"{slug}.*.ini")]
-            if len(sockets) != 1 or len(inis) != 1:
+            sleeps = self.is_on_demand(slug) and not inis
+            if not sleeps and (len(sockets) != 1 or len(inis) != 1):
                 left.append(f"{slug}: {sockets} {inis}")
         return left
 
@@ -224,6 +239,8 @@ class Visitors:
         chance = random.Random(number)
         while not self._stopped.wait(PAUSE_SECONDS):
             slug = chance.choice(sorted(self.world.documents))
+            if self.world.is_on_demand(slug) and chance.random() > RARELY:
+                continue  # it would never sleep
             began = time.monotonic()
             status, body = self.world.visit(f"{slug}.localhost")
             seconds = time.monotonic() - began
