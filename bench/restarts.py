@@ -35,7 +35,7 @@ AFTER_SECONDS = 1.0  # old processes end, and late visitors are answered
 CALIBRATION_SECONDS = 3
 WORKERS = 2
 RESTART_SECONDS = 60
-OTHERS_MIN = 20
+OTHERS_MIN = 10
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Candidate:
 
 
 def measure(restarts: int, only: str = "", rounds: int = 4) -> Table:
-    """Restart the platform's site `restarts` times and the others a tenth as often, in rounds that take turns.
+    """Restart the platform's site `restarts` times and the others less often, in rounds that take turns.
 
     They take up to ten seconds each. `only`: those with this in their name.
     """
@@ -70,7 +70,7 @@ def measure(restarts: int, only: str = "", rounds: int = 4) -> Table:
             print(f"{candidate.name}: {best:.0f} a second at most", flush=True)
         for number in range(rounds):
             for candidate in candidates:
-                wanted = restarts if candidate is candidates[0] else min(restarts, max(restarts // 10, OTHERS_MIN))
+                wanted = restarts if candidate is candidates[0] else min(restarts, max(restarts // 20, OTHERS_MIN))
                 count = wanted // rounds + (number < wanted % rounds)
                 print(f"round {number + 1}: {candidate.name}, {count} restarts …", flush=True)
                 _visit(candidate, count, program, by_hand.place)
