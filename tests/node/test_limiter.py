@@ -29,6 +29,9 @@ class Machine:
     def note_groups(self) -> None:
         return
 
+    def bring_forward(self) -> None:
+        pass
+
     def remove_old_groups(self) -> None:
         return
 

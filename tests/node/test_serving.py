@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
 
+import django_tenantry
 import pytest
 from node_lab import AS_ROOT, Node, wait_until
 
-from tenantry.node.vassal import ASIDE, CPU_SHARES, LOADING_NICENESS, find_groups
+from tenantry.node.vassal import ASIDE, CPU_SHARES, LOADING_NICENESS, find_groups, set_share
 
 BROKEN = "raise RuntimeError('this release is broken')\n"
 
@@ -333,14 +335,13 @@ here = os.environ["TMPDIR"]
 def say(what):
     with open(f"{here}/left", "a") as file:
         file.write(f"{what} {os.getpid()}\\n")
-class Kept:
-    def __del__(self):
-        say("taken apart")
-kept = Kept()
 atexit.register(say, "atexit")
+held = open(f"{here}/held", "w")
+held.write("written")
 if os.environ.get("TENANTRY_SITE"):
     import uwsgi
     uwsgi.atexit = lambda: say("uwsgi.atexit")
+    say(f"quick: {'skip-atexit-teardown' in uwsgi.opt}")
 def work():
     while threading.main_thread().is_alive():
         time.sleep(0.05)
@@ -361,7 +362,44 @@ def test_a_worker_that_ends_does_what_python_does_but_for_taking_everything_apar
     serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2)))
     left = serving.home / "data" / "blog" / "tmp" / "left"
     wait_until(lambda: left.exists() and "atexit" in left.read_text().split())
-    assert [line.rpartition(" ")[0] for line in left.read_text().splitlines()] == ["uwsgi.atexit", "thread", "atexit"]
+    said = [line.rpartition(" ")[0] for line in left.read_text().splitlines()]
+    assert said == ["quick: True", "uwsgi.atexit", "thread", "atexit"]
+    wait_until(lambda: (left.parent / "held").read_text() == "written")
+
+
+def test_a_library_that_knows_nothing_of_the_end_leaves_it_to_python(serving: Node) -> None:
+    serving.release("leaving-1", LEAVING)
+    packages = next((serving.home / "releases/leaving-1/venv/lib").glob("python*/site-packages"))
+    library = shutil.copytree(Path(django_tenantry.__file__).parent, packages / "django_tenantry")
+    (library / "leaving.py").unlink()
+    text = (library / "wsgi.py").read_text()
+    (library / "wsgi.py").write_text("\n".join(line for line in text.splitlines() if "leav" not in line))
+    serving.reported("blog", serving.put(serving.document("blog", 1, "leaving-1", processes=1, threads=1)))
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2)))
+    left = serving.home / "data" / "blog" / "tmp" / "left"
+    wait_until(lambda: left.exists() and "atexit" in left.read_text().split())
+    said = [line.rpartition(" ")[0] for line in left.read_text().splitlines()]
+    assert said == ["quick: False", "uwsgi.atexit", "thread", "atexit"]
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="control groups are root's")
+def test_a_generation_that_serves_and_was_left_behind_is_brought_forward(serving: Node) -> None:
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    groups = find_groups(str(serving.home))
+    if not has_idle_groups(groups):
+        pytest.skip("this machine has no control groups that give way")
+    among = Path(groups["cpu"]) / "blog.1"
+    usual, master = share_of(serving, "blog.1"), members(among)
+    serving.stop("agent")
+    if ASIDE in groups:
+        aside = Path(groups[ASIDE]) / "blog.1"
+        aside.mkdir(parents=True)
+        for pid in master:
+            (aside / "cgroup.procs").write_text(pid)
+    set_share(str(among), 10)
+    serving.start_agent()
+    wait_until(lambda: sorted(members(among)) == sorted(master) and share_of(serving, "blog.1") == usual)
+    assert ASIDE not in groups or not aside.exists()
 
 
 def share_of(node: Node, generation: str) -> int | None:

@@ -29,6 +29,7 @@ def load_application(name: str) -> WSGIApplication:
     return cast(WSGIApplication, load_callable("TENANTRY_WSGI", name, "WSGI"))
 
 
+leave_quickly()
 enforce_cache_prefix()
 application = with_marks(with_modes(load_application(os.environ.get("TENANTRY_WSGI", "")), os.environ), os.environ)
 explain_failures()

@@ -43,7 +43,8 @@ from tenantry.embedded.supervision import Program, State
 from tenantry.spec.users import control_uid
 
 LOGIN_LIMIT = timedelta(seconds=30)
-# As long as sites keep appearing they are waited for. Before the first, releases may have to be fetched and unpacked.
+# As long as sites keep appearing they are waited for. Before the first, releases may have to be fetched and unpacked,
+# unless the platform is away; then sites whose page needs their database do not appear either.
 _FIRST_SITE_LIMIT = timedelta(seconds=60)
 _NEXT_SITE_LIMIT = timedelta(seconds=15)
 _SITES_LIMIT = timedelta(minutes=30)
@@ -265,7 +266,7 @@ class NodeStart(Start):
             if known is not None and (away or self._is_current(known)) and not missing:
                 self._view.show("sites", Step.READY, f"{wanted} serving")
                 return
-            patience = _NEXT_SITE_LIMIT if len(missing) < wanted else _FIRST_SITE_LIMIT
+            patience = _NEXT_SITE_LIMIT if away or len(missing) < wanted else _FIRST_SITE_LIMIT
             if time.monotonic() - moved > patience.total_seconds() or (away and known is None):
                 break
             self._view.show("sites", Step.WORKING, f"{wanted - len(missing)} of {wanted} serving")

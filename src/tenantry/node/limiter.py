@@ -42,6 +42,8 @@ class Means(Protocol):
 
     def remove_old_groups(self) -> None: ...
 
+    def bring_forward(self) -> None: ...
+
     def kills(self) -> dict[str, int]: ...
 
     async def disk_mb(self, slug: Slug) -> int | None: ...
@@ -73,6 +75,7 @@ class Limiter:
             specs = list(self._specs())
             self._means.note_groups()
             self._means.remove_old_groups()
+            self._means.bring_forward()
             self._set_long(specs)
             self._say_enforcement(specs)
             self._say_kills()

@@ -59,7 +59,9 @@ def main(argv: list[str]) -> None:
     keep_only(kept)
     enter_groups(name, document["limits"], groups, but="cpu" if aside else None)
     adopt_orphans()
-    if generation not in serving and not aside:
+    if generation in serving:
+        step_forward(name, groups, percent=100)  # whatever it was when it was tried
+    elif not aside:
         step_back(f"{groups.get('cpu')}/{name}", another=bool(serving))
     become(document)
     os.execve(document["argv"][0], document["argv"], environment)
@@ -171,7 +173,7 @@ def leads(directory: str) -> list:  # type: ignore[type-arg]
             found.append(os.readlink(f"{directory}/{link}").partition(".")[0])
         except OSError:
             continue
-    return found
+    return [generation for generation in found if generation]  # where a site sleeps, a link leads to standby
 
 
 def step_back(group: str, *, another: bool) -> None:
@@ -187,12 +189,12 @@ def step_back(group: str, *, another: bool) -> None:
 
 
 def stand_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
-    """Go, for the processor, into the group of those who give way to everything on the machine.
+    """Go, for the processor, into the group of those who give way to everything that runs beside the platform's sites.
 
     Within the group of all sites they would give way to sites alone, and take its weight from nginx and the database.
     """
     aside = groups.get(ASIDE)
-    if aside is None:
+    if aside is None or not _may_be_moved():
         return False
     try:
         _make_directory(aside)
@@ -204,13 +206,29 @@ def stand_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
     return True
 
 
-def is_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
-    """Whether a generation has processes that give way to everything."""
-    return bool(_pids(f"{groups.get(ASIDE)}/{name}"))
+def _may_be_moved() -> bool:
+    """Whether the agent can move a process of another user: not where its root is root of a container only."""
+    try:
+        with open("/proc/self/uid_map") as file:  # noqa: PTH123
+            return file.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return False
 
 
-def step_forward(name: str, groups: dict, *, percent: int) -> None:  # type: ignore[type-arg]
-    """Have a generation's processes take their part among the sites, with this share of what is usual."""
+def is_behind(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
+    """Whether a generation's processes have less of the processor than is usual."""
+    group = f"{groups.get('cpu')}/{name}"
+    usual = [(file, str(value)) for file, value in CPU_SHARES] + [("cpu.idle", "0")]
+    return os.path.isdir(f"{groups.get(ASIDE)}/{name}") or any(
+        _read(f"{group}/{file}") not in ("", value) for file, value in usual
+    )
+
+
+def step_forward(name: str, groups: dict, *, percent: int) -> bool:  # type: ignore[type-arg]
+    """Have a generation's processes take their part among the sites, with this share of what is usual.
+
+    Returns whether none is left aside. Calling it again does no harm.
+    """
     group, aside = f"{groups.get('cpu')}/{name}", f"{groups.get(ASIDE)}/{name}"
     if "cpu" in groups and os.path.isdir(aside):
         _make_group(groups["cpu"])
@@ -226,9 +244,10 @@ def step_forward(name: str, groups: dict, *, percent: int) -> None:  # type: ign
         try:
             os.rmdir(aside)
         except FileNotFoundError:
-            return
+            return True
         except OSError:
             continue
+    return False
 
 
 def set_idle(group: str, *, idle: bool) -> bool:
@@ -396,11 +415,16 @@ def _make_group(path: str) -> None:
 
 def _pids(group: str) -> list:  # type: ignore[type-arg]
     """Return the numbers of the processes in a group, none of one that is not there."""
+    return _read(f"{group}/cgroup.procs").split()
+
+
+def _read(path: str) -> str:
+    """Return what a file of a group says, nothing where it is not there."""
     try:
-        with open(f"{group}/cgroup.procs") as file:  # noqa: PTH123
-            return file.read().split()
+        with open(path) as file:  # noqa: PTH123
+            return file.read().strip()
     except OSError:
-        return []
+        return ""
 
 
 def _settings(group: str, memory_mb: int, processes: int) -> list:  # type: ignore[type-arg]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from tenantry.node.probes import entries
 from tenantry.node.vassal import find_groups
 from tenantry.spec.limits import DEFAULT_LIMITS, Limits
 from tenantry.spec.names import Slug
+
+logger = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 120.0  # for the files of one site; more are not counted to the end
 FLAG_MODE = 0o644
@@ -73,6 +76,21 @@ class SiteLimits:
                     with contextlib.suppress(OSError):
                         os.rmdir(f"{directory}/{name}")  # noqa: PTH106
         remove_abandoned_groups()
+
+    def bring_forward(self) -> None:
+        """Give the generations that visitors are led to their share, where they still have less: none does by itself.
+
+        It was tried by an agent that ended, or by one that knows nothing of this, or its process was started anew
+        between the last question and the switch.
+        """
+        groups = find_groups(str(self._layout.home))
+        for name in {name for kind in ("cpu", vassal.ASIDE) for name in entries(Path(groups.get(kind, "/nowhere")))}:
+            made = parse_vassal(f"{name}.ini")
+            if made is None or str(made[1]) not in vassal.leads(str(self._layout.site(made[0]))):
+                continue
+            if vassal.is_behind(name, groups):
+                logger.warning("%s serves visitors and had less than its share of the processor", name)
+                vassal.step_forward(name, groups, percent=100)
 
     def kills(self) -> dict[str, int]:
         """Return how many processes the kernel ended at the limit of memory, by generation («blog.3»)."""
@@ -140,7 +158,8 @@ def _remove_tree(path: str) -> bool:
 def _noted(layout: Layout) -> Iterator[str]:
     """The groups in use and those an agent noted, as far as they are control groups of this home's name."""
     own = set(find_groups(str(layout.home)).values())
-    names = {Path(path).name for path in own} | {vassal.group_name(str(layout.home))}
+    names = {vassal.group_name(str(layout.home), aside=aside) for aside in (False, True)}
+    names |= {Path(path).name for path in own}
     with contextlib.suppress(OSError, ValueError, AttributeError):
         own |= {path for path in json.loads(_note(layout).read_bytes()).values() if isinstance(path, str)}
     for path in sorted(own):

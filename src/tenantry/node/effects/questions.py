@@ -1,6 +1,7 @@
 """What is asked of a new generation: its health path, where that leads, and each of its workers' threads."""
 
 import asyncio
+import logging
 import os
 import stat
 from collections.abc import Iterable
@@ -17,11 +18,13 @@ from tenantry.node.effects.health import (
 from tenantry.node.effects.processes import child_pids, find, set_priority
 from tenantry.node.errors import NotReady
 from tenantry.node.sockets import Backlog
-from tenantry.node.vassal import LOADING_SHARE, SOCKET_MODE, is_aside, step_forward
+from tenantry.node.vassal import LOADING_SHARE, SOCKET_MODE, step_forward
 
 RETRY_SECONDS = 0.5
 HUNG_UP_MAX = 3
 REDIRECTS = (301, 302, 303, 307, 308)
+logger = logging.getLogger(__name__)
+
 REDIRECTS_MAX = 5
 TAKEN_SECONDS = 2.0  # for all threads to take a request: uWSGI holds each open for 4 s
 ROUNDS_MAX = 5  # of that, while workers are still loading
@@ -64,18 +67,16 @@ class Questions:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def is_begun(self) -> bool:
-        """Whether there is a process of the generation, which may not have come to listen yet."""
-        return bool(self.pid) or is_aside(self._name, self._groups)
-
     def insist(self) -> None:
         """Give the generation's processes some of the processor, also where others want all of it."""
         step_forward(self._name, self._groups, percent=LOADING_SHARE)
 
     def urge(self) -> None:
         """Give the generation's processes as much of the processor as everybody else here has."""
-        step_forward(self._name, self._groups, percent=100)
-        set_priority(self.pid, os.getpriority(os.PRIO_PROCESS, 0))
+        if not step_forward(self._name, self._groups, percent=100):
+            logger.warning("%s: processes are left that give way to everything", self._name)
+        if self.pid:
+            set_priority(self.pid, os.getpriority(os.PRIO_PROCESS, 0))
 
     async def follow(self, answer: Answer) -> None:
         """Follow where the health path leads, as far as that is the site's own; `NotReady` for a circle."""

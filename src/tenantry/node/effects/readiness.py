@@ -116,12 +116,11 @@ class Readiness:
         urge_at = time.monotonic() + min(LOW_PRIORITY_SECONDS, self._ready_seconds / 4)
         while True:
             await asyncio.sleep(WATCH_STEP_SECONDS)
-            if time.monotonic() > insist_at and questions.is_begun():
-                insist_at = float("inf")
-                questions.insist()
-            if time.monotonic() > urge_at and questions.is_begun():
-                urge_at = float("inf")
+            # Again and again: a process that is started anew stands aside anew.
+            if time.monotonic() > urge_at:
                 questions.urge()
+            elif time.monotonic() > insist_at:
+                questions.insist()
             gone = questions.pid and find(questions.pid) is None
             if served == generation:  # what ends is the process that the emperor is ending, with its workers
                 if gone:

@@ -11,7 +11,12 @@ from tenantry.spec.sites import SiteSpec
 BODY_IN_MEMORY_BYTES = 65_536
 OVERLOAD_SECONDS = 2  # how often uWSGI looks whether workers are busy; an idle one goes after ten times as long
 BUFFER_BYTES = 65_535  # one request's variables; nginx lets at most 4 headers of 8 kB through
-_RUN = "import pyuwsgi, sys; pyuwsgi.run(sys.argv[1:])"
+# A release that was built with a library that cannot do Python's last duties (`leaving`) has Python do them.
+_RUN = (
+    "import importlib.util, os, pyuwsgi, sys; library = importlib.util.find_spec('django_tenantry'); "
+    "quick = library and os.path.exists(os.path.dirname(library.origin) + '/leaving.py'); "
+    "pyuwsgi.run(sys.argv[1:] + ['--skip-atexit-teardown'] * bool(quick))"
+)
 
 
 def render_emperor(layout: Layout) -> str:
@@ -59,7 +64,6 @@ buffer-size = {BUFFER_BYTES:d}
 post-buffering = {BODY_IN_MEMORY_BYTES:d}
 worker-reload-mercy = {STOP_SECONDS:d}
 reload-mercy = {STOP_SECONDS:d}
-skip-atexit-teardown = true
 disable-logging = true
 ignore-sigpipe = true
 ignore-write-errors = true
