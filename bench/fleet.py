@@ -103,7 +103,6 @@ def run(agents: int, *, changes: int, idle_seconds: float) -> Outcome:
     with control_database(sites=SITES, nodes=agents, **settings) as bench, _fleet(bench, agents) as fleet:
         fleet.wait("reported", _change(bench, 0)[1])  # all are there
         _say(f"{agents} agents have reported")
-        time.sleep(SETTLE_SECONDS)
         _age(bench)
         applied, reported, cpu = [], [], list[float]()
         postmaster = bench.server.process.pid

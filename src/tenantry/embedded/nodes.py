@@ -315,17 +315,18 @@ def count_sites(home: Home) -> tuple[int, list[str]]:
     except OSError:
         wanted = []
     listening = listening_sockets()
-    return len(wanted), [slug for slug in wanted if _serving_socket(home, slug) not in listening]
+    return len(wanted), [slug for slug in wanted if not _is_served(home, slug, listening)]
 
 
-def _serving_socket(home: Home, slug: str) -> str | None:
-    """Return the path of the socket that a site's visitors are led to."""
+def _is_served(home: Home, slug: str, listening: set[str]) -> bool:
+    """Whether a site's visitors are led to somebody who listens: to standby, outside its directory, while it sleeps."""
     directory = home.run / "sites" / slug
     link = directory / ("app.http" if (directory / "engine.http").is_file() else "app.sock")
     try:
-        return str(directory / link.readlink())
+        target = link.readlink()
     except OSError:
-        return None
+        return False
+    return target.parts[0] == ".." or str(directory / target) in listening
 
 
 def joined_config(config: Config, membership: Membership, uid_base: int | None) -> Config:
