@@ -264,9 +264,6 @@ def test_what_a_node_serves_is_read_from_its_disk(home: Home) -> None:
         assert count_sites(home) == (3, ["blog", "shop", "stale"])
         serving.listen()
         assert count_sites(home) == (3, ["shop", "stale"])
-        (home.run / "sites" / "shop").mkdir()
-        (home.run / "sites" / "shop" / "app.sock").symlink_to("../../wake.sock")
-        assert count_sites(home) == (3, ["stale"]), "who sleeps is served"
     assert read_known(home) == ("e", 7)
 
 

@@ -315,18 +315,17 @@ def count_sites(home: Home) -> tuple[int, list[str]]:
     except OSError:
         wanted = []
     listening = listening_sockets()
-    return len(wanted), [slug for slug in wanted if not _is_served(home, slug, listening)]
+    return len(wanted), [slug for slug in wanted if _serving_socket(home, slug) not in listening]
 
 
-def _is_served(home: Home, slug: str, listening: set[str]) -> bool:
-    """Whether a site's visitors are led to somebody who listens: to standby, outside its directory, while it sleeps."""
+def _serving_socket(home: Home, slug: str) -> str | None:
+    """Return the path of the socket that a site's visitors are led to."""
     directory = home.run / "sites" / slug
     link = directory / ("app.http" if (directory / "engine.http").is_file() else "app.sock")
     try:
-        target = link.readlink()
+        return str(directory / link.readlink())
     except OSError:
-        return False
-    return target.parts[0] == ".." or str(directory / target) in listening
+        return None
 
 
 def joined_config(config: Config, membership: Membership, uid_base: int | None) -> Config:
