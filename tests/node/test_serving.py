@@ -356,15 +356,20 @@ def application(environ, start_response):
 """
 
 
+def said_at_the_end(node: Node) -> list[str]:
+    """Have a worker of the release `leaving-1` end; return what it said."""
+    node.reported("blog", node.put(node.document("blog", 1, "leaving-1", processes=1, threads=1)))
+    node.reported("blog", node.put(node.document("blog", 1, "demo-1", generation=2)))
+    left = node.home / "data" / "blog" / "tmp" / "left"
+    wait_until(lambda: left.exists() and "atexit" in left.read_text().split())
+    return [line.rpartition(" ")[0] for line in left.read_text().splitlines()]
+
+
 def test_a_worker_that_ends_does_what_python_does_but_for_taking_everything_apart(serving: Node) -> None:
     serving.release("leaving-1", LEAVING)
-    serving.reported("blog", serving.put(serving.document("blog", 1, "leaving-1", processes=1, threads=1)))
-    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2)))
-    left = serving.home / "data" / "blog" / "tmp" / "left"
-    wait_until(lambda: left.exists() and "atexit" in left.read_text().split())
-    said = [line.rpartition(" ")[0] for line in left.read_text().splitlines()]
-    assert said == ["quick: True", "uwsgi.atexit", "thread", "atexit"]
-    wait_until(lambda: (left.parent / "held").read_text() == "written")
+    assert said_at_the_end(serving) == ["quick: True", "uwsgi.atexit", "thread", "atexit"]
+    held = serving.home / "data" / "blog" / "tmp" / "held"
+    wait_until(lambda: held.read_text() == "written")
 
 
 def test_a_library_that_knows_nothing_of_the_end_leaves_it_to_python(serving: Node) -> None:
@@ -374,12 +379,7 @@ def test_a_library_that_knows_nothing_of_the_end_leaves_it_to_python(serving: No
     (library / "leaving.py").unlink()
     text = (library / "wsgi.py").read_text()
     (library / "wsgi.py").write_text("\n".join(line for line in text.splitlines() if "leav" not in line))
-    serving.reported("blog", serving.put(serving.document("blog", 1, "leaving-1", processes=1, threads=1)))
-    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2)))
-    left = serving.home / "data" / "blog" / "tmp" / "left"
-    wait_until(lambda: left.exists() and "atexit" in left.read_text().split())
-    said = [line.rpartition(" ")[0] for line in left.read_text().splitlines()]
-    assert said == ["quick: False", "uwsgi.atexit", "thread", "atexit"]
+    assert said_at_the_end(serving) == ["quick: False", "uwsgi.atexit", "thread", "atexit"]
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="control groups are root's")

@@ -247,6 +247,7 @@ def step_forward(name: str, groups: dict, *, percent: int) -> bool:  # type: ign
             return True
         except OSError:
             continue
+        return True
     return False
 
 
