@@ -17,6 +17,11 @@ def test_a_site_is_closed_explained_visited_by_link_and_opened(platform: Any) ->
         assert visitor.get(link.partition(f":{platform.http_port}")[2]).status_code == 303
         cookie = {"Cookie": platform.json("site", "bypass", "beta")["cookie"]}
         assert visitor.get("/", headers=cookie).status_code == 200
+        platform.tenantry("site", "bypass", "beta", "--revoke", "--wait")
+        assert visitor.get("/").status_code == visitor.get("/", headers=cookie).status_code == 503
+        visitor.cookies.clear()
+        cookie = {"Cookie": platform.json("site", "bypass", "beta")["cookie"]}
+        assert visitor.get("/", headers=cookie).status_code == 200
     # The process itself, past nginx: of a request that was on its way when the mode changed.
     answer = ask_process(platform, "beta")
     assert answer.startswith(b"HTTP/1.1 503 ")

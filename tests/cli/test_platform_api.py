@@ -689,6 +689,9 @@ def test_a_link_lets_a_person_in(cli: Any, platform: World) -> None:
     assert re.fullmatch(r"http://guarded\.localhost(:\d+)?/\.tenantry/bypass\?token=[0-9]+\.[0-9a-f]{64}\n", done.out)
     assert "Cookie: tenantry_bypass=" in done.err
     assert cli("site", "bypass", "guarded", "--hours", "0").code == 2
+    wrong = cli("site", "bypass", "guarded", "--hours", "2", "--revoke")
+    assert (wrong.code, "leave one of the two out" in wrong.err) == (2, True)
+    assert "No link of before" in cli("site", "bypass", "guarded", "--revoke").out
 
 
 def test_joining_needs_an_address(cli: Any, platform: World) -> None:

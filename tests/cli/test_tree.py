@@ -20,6 +20,7 @@ WAITING = {
     "tenantry release build",
     "tenantry release activate",
     "tenantry site mode",
+    "tenantry site bypass",
     "tenantry site runtime",
     "tenantry node drain",
     "tenantry node check",

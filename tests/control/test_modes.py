@@ -185,6 +185,25 @@ def test_a_bypass_is_signed_with_a_key_that_nodes_have_and_the_site_has_not(
     assert verify_bypass(key, "blog", again["cookie"].partition("=")[2], time.time())
 
 
+def test_what_was_signed_before_a_revocation_lets_nobody_in(api: Api, make_site: MakeSite) -> None:
+    site = make_site("blog", hostnames=["blog.localhost"])
+    before = api("POST", "/sites/blog/bypass", {}).json()["cookie"].partition("=")[2]
+    environment, revision = sealer().unseal(site.sealed)["environment"], Change.objects.latest("revision").revision
+    response = api("DELETE", "/sites/blog/bypass")
+    assert (response.status_code, response.json()["revision"]) == (200, revision + 1)
+    site.refresh_from_db()
+    opened = sealer().unseal(site.sealed)
+    after = api("POST", "/sites/blog/bypass", {}).json()["cookie"].partition("=")[2]
+    assert verify_bypass(opened["bypass_key"], "blog", before, time.time()) is None
+    assert verify_bypass(opened["bypass_key"], "blog", after, time.time())
+    assert opened["environment"] == environment
+    for secret in NodeSecret.objects.filter(site_number=site.number).select_related("node"):
+        assert Sealer([open_key(secret.node.sealed_key)]).unseal(secret.sealed) == opened
+    change = Change.objects.get(revision=revision + 1)
+    assert (change.type, change.metadata) == ("site.bypass", {"revoked": True})
+    assert api("DELETE", "/sites/none/bypass").status_code == 404
+
+
 def test_a_bypass_is_refused_with_its_reason(api: Api, make_site: MakeSite) -> None:
     make_site("blog")
     response = api("POST", "/sites/blog/bypass", {})
@@ -210,6 +229,7 @@ def test_a_stranger_may_none_of_it(make_site: MakeSite) -> None:
         lambda: services.set_mode(stranger, "blog", "paused"),
         lambda: services.set_modes(stranger, ["blog"], "paused"),
         lambda: services.make_bypass(stranger, "blog", hours=1),
+        lambda: services.revoke_bypass(stranger, "blog"),
     ):
         with pytest.raises(Forbidden):
             act()

@@ -10,6 +10,7 @@ from node_lab import make_spec
 
 from tenantry.node.actions import (
     Action,
+    AwaitEnd,
     AwaitReady,
     FetchRelease,
     LetSleep,
@@ -102,6 +103,9 @@ class World:
                 assert seen.release or n in seen.listening, "a process started from a release that is not here"
                 self.seen = replace(seen, vassals=seen.vassals | {n})
                 self.mend(f"vassal:{n}")
+            case AwaitEnd(generation=n):
+                assert seen.asleep, "visitors would meet nobody"
+                self.seen = replace(seen, listening=seen.listening - {n}, sockets=seen.sockets - {n})
             case AwaitReady(generation=n):
                 if n in self.broken:
                     return False
@@ -110,6 +114,8 @@ class World:
                 assert not seen.damaged & {f"document:{n}", f"socket:{n}"}, "asked before it was put right"
                 self.seen = replace(seen, listening=seen.listening | {n}, sockets=seen.sockets | {n})
             case Switch(generation=n):
+                ends = seen.asleep and n not in seen.vassals & seen.listening
+                assert not ends or "app.sock" in seen.damaged, "the process is on its way out"
                 self.seen = replace(seen, serving=n, serving_seconds=0.0, served=n, asleep=False)
                 self.mend("app.sock", "serving")
             case LinkHost(hostname=name):
@@ -220,7 +226,7 @@ def damaged_sites(draw: st.DrawFn) -> tuple[SiteSpec, ObservedSite]:
     one = frozenset({n})
     parts = ["directory", "data", "log", "static", "media", "app.sock", "foreign:evil"]
     parts += [f"{part}:{n}" for part in ("document", "vassal", "socket")] + [f"flag:{flag}" for flag in FLAGS]
-    on_demand = spec.runtime is Runtime.ON_DEMAND
+    on_demand = spec.sleeps
     if on_demand:
         parts += ["idle", "serving", f"parked:{n}"]
     asleep = on_demand and draw(st.booleans())
@@ -262,7 +268,7 @@ def specs() -> st.SearchStrategy[SiteSpec]:
 def has_only(world: World, spec: SiteSpec) -> bool:
     """Whether nothing but the desired generation is left; of one on demand, its ini may be there or not."""
     seen, one = world.seen, {spec.generation}
-    if spec.runtime is Runtime.ON_DEMAND:
+    if spec.sleeps:
         return seen.documents == seen.parked == one and seen.vassals <= one and seen.idle == idle_target(spec)
     return seen.documents == seen.vassals == one and not seen.parked and not seen.asleep and seen.idle is None
 
@@ -425,4 +431,6 @@ def test_a_mode_is_explained_before_it_holds_and_until_it_ends(before: Mode, aft
     changed = replace(world.seen, damaged=frozenset({"mode:standby", "mode:process"}))
     assert not is_serving(spec, changed)
     actions = plan_site(spec, changed).actions
-    assert [str(action).split(" ", 2)[2] for action in actions] == steps
+    of_modes = [action for action in actions if isinstance(action, SetFlag | SetModeFile)]
+    assert [str(action).split(" ", 2)[2] for action in of_modes] == steps
+    assert actions[: len(steps)] == tuple(of_modes), "the mode comes first; that a paused site may sleep, after it"

@@ -295,11 +295,10 @@ def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serv
     if not AS_ROOT or not has_idle_groups(groups):
         pytest.skip("this machine has no control groups that give way")
     revision = serving.put(serving.document("blog", 1, "warmed-1", generation=2, processes=2, threads=2))
-    wait_until(lambda: len([path for path in temporary.glob("loading.*") if path.read_text()]) == 2)
     among = Path(groups["cpu"]) / "blog.2"
     place = Path(groups[ASIDE]) / "blog.2" if ASIDE in groups else among
+    wait_until(lambda: len(members(place)) == 3, what="the master and both workers load aside")
     assert ((place.parent if ASIDE in groups else place) / "cpu.idle").read_text() == "1\n"
-    assert len(members(place)) == 3, "the master and both workers"
     wait_until(lambda: len(members(among)) == 3 and (among / "cpu.idle").read_text() == "0\n", seconds=6)
     usual = share_of(serving, "blog.1")
     assert usual is not None

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from node_lab import APPLICATION, Node, wait_until
 
+from tenantry.spec.bypass import sign_bypass
+
 WAKE = "../../wake.sock"
 
 
@@ -136,6 +138,25 @@ def test_a_sleeping_site_is_changed_without_a_lost_visit(serving: Node) -> None:
     assert leads_to(serving, "blog") == "3.sock", "a site that is always on is woken by the agent"
     serving.reported("blog", on_demand(serving, "blog", 1, present=False), "absent")
     assert not place(serving, "blog").exists()
+
+
+def test_a_paused_site_has_no_process_whatever_its_runtime(serving: Node) -> None:
+    always = {"runtime": "always_on", "idle_seconds": 2}
+    serving.reported("blog", on_demand(serving, "blog", 1, **always))
+    pid = serving.page("blog.localhost")["pid"]
+    serving.reported("blog", on_demand(serving, "blog", 1, mode="paused", **always))
+    assert serving.get("blog.localhost")[0] == 503
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="a paused site's process ends")
+    token = sign_bypass("bypass of blog", "blog", int(time.time() + 60))
+    serving.page("blog.localhost", headers={"Cookie": f"tenantry_bypass={token}"})  # who is let in wakes it
+    wait_until(lambda: sleeps(serving, "blog"), what="and it sleeps again")
+    visitor = Visitor(serving, "blog.localhost", pause=0.1)
+    serving.reported("blog", on_demand(serving, "blog", 1, **always))
+    with visited(visitor):
+        time.sleep(3)
+    assert not visitor.failed
+    assert not sleeps(serving, "blog"), "live again, it is always on"
+    assert not (place(serving, "blog") / "idle").is_symlink()
 
 
 def test_a_generation_that_fails_leaves_the_sleeping_one_in_place(serving: Node) -> None:

@@ -18,6 +18,7 @@ from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, note_unreachable, 
 
 OPTIONAL = ("becomes", "message", "until", "retry after", "let in", "page")
 PAGE_MAX_BYTES = 131_072
+HOURS, HOURS_MAX = 8, 168
 
 
 class Mode(StrEnum):
@@ -122,19 +123,38 @@ def mode_(
 def bypass(
     session: Session,
     slug: SlugArgument,
-    hours: Annotated[int, typer.Option("--hours", min=1, max=168, help="How long it lets in.")] = 8,
+    hours: Annotated[
+        int | None, typer.Option("--hours", min=1, max=HOURS_MAX, help=f"How long it lets in. [default: {HOURS}]")
+    ] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Make every link and cookie of before worthless.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = SITE_SECONDS,
 ) -> None:
     """Print a link that lets a person into a site while it is closed to others. It works while the site is in a mode.
 
     Whoever has the link gets in. The cookie is for programs: send it as the header Cookie.
     """
-    made: Document = session.client.post(path("sites", names.site(slug), "bypass"), {"hours": hours})
+    slug = names.site(slug)
+    if revoke:
+        _revoke(session, slug, hours, timeout if wait else None)
+        return
+    made: Document = session.client.post(path("sites", slug, "bypass"), {"hours": HOURS if hours is None else hours})
 
     def show() -> None:
         session.output.line(str(made["url"]))
         session.output.remark(f"Cookie: {made['cookie']}\nuntil {made['expires_at']}", "dim")
 
     session.output.result(made, show)
+
+
+def _revoke(session: Session, slug: str, hours: int | None, seconds: float | None) -> None:
+    if hours is not None:
+        raise UsageProblem("hours", "what is revoked gets no hours; leave one of the two out.")
+    site: Site = session.client.delete(path("sites", slug, "bypass"))
+    if seconds is not None:
+        _wait(session, slug, site["revision"], seconds, site["error"])
+    text = f"No link of before lets anybody into {slug}" + ("." if seconds is not None else ", once its nodes know it.")
+    session.output.result(site, lambda: session.output.line(text))
 
 
 def _set_many(session: Session, document: Document, project: str | None, seconds: float | None) -> None:

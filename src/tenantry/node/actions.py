@@ -89,6 +89,12 @@ class RestoreSocket(GenerationAction):
     __slots__ = ()
 
 
+class AwaitEnd(GenerationAction):
+    """Wait until the generation's process, whose ini standby took away, has ended."""
+
+    __slots__ = ()
+
+
 class AwaitReady(GenerationAction):
     """Wait until the generation answers its health path through its own socket."""
 

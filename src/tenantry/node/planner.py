@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from tenantry.node.actions import (
     Action,
+    AwaitEnd,
     AwaitReady,
     FetchRelease,
     LetSleep,
@@ -41,7 +42,7 @@ from tenantry.node.actions import (
 )
 from tenantry.node.layout import socket_name
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import Mode, Runtime, SiteSpec
+from tenantry.spec.sites import Mode, SiteSpec
 
 SETTLE_SECONDS = 0.7  # nginx may still connect to the old socket for a request that resolved the link before
 DRAIN_LIMIT_SECONDS = 30.0  # a request still running after this is cut off
@@ -140,10 +141,7 @@ def is_serving(spec: SiteSpec, observed: ObservedSite) -> bool:
 def rests(spec: SiteSpec, observed: ObservedSite) -> bool:
     """Whether the desired generation is one that standby starts when a visitor comes."""
     return (
-        spec.runtime is Runtime.ON_DEMAND
-        and observed.asleep
-        and observed.serving == spec.generation
-        and spec.generation in observed.parked
+        spec.sleeps and observed.asleep and observed.serving == spec.generation and spec.generation in observed.parked
     )
 
 
@@ -176,9 +174,10 @@ def _restore_link(spec: SiteSpec, observed: ObservedSite) -> tuple[list[Action],
     if "app.sock" not in observed.damaged or served is None:
         return [], observed
     whole = replace(observed, serving=served, serving_seconds=0.0, damaged=observed.damaged - {"app.sock"})
-    if served in observed.listening:
+    may_sleep = spec.sleeps and served in observed.parked & observed.documents
+    if served in observed.listening and (served in observed.vassals or not may_sleep):
         return [Switch(observed.slug, served)], replace(whole, asleep=False)
-    if spec.runtime is Runtime.ON_DEMAND and served in observed.parked & observed.documents:
+    if may_sleep:
         return [LetSleep(observed.slug, served)], replace(whole, asleep=True)
     return [], observed
 
@@ -222,26 +221,26 @@ def _route_if_served(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]
 
 def _bring_up(spec: SiteSpec, observed: ObservedSite, tries: bool) -> Iterator[Action]:
     slug, generation = spec.slug, spec.generation
-    on_demand = spec.runtime is Runtime.ON_DEMAND
     if not observed.release:
         yield FetchRelease(slug)
     if generation not in observed.documents or f"document:{generation}" in observed.damaged:
         yield WriteDocument(slug, generation)
-    if on_demand:
+    if spec.sleeps:
         if generation not in observed.parked or f"parked:{generation}" in observed.damaged:
             yield ParkVassal(slug, generation)
         if observed.idle != idle_target(spec) or "idle" in observed.damaged:
             yield SetLink(slug, "idle", idle_target(spec))
         if "serving" in observed.damaged and observed.serving is not None:
             yield SetLink(slug, "serving", socket_name(observed.serving))
-    if on_demand and ((observed.asleep and observed.serving == generation) or (observed.serving is None and not tries)):
+    asleep = observed.asleep and observed.serving == generation
+    if spec.sleeps and (asleep or (observed.serving is None and not tries)):
         yield from _let_sleep(spec, observed)
     else:
         yield from _start(spec, observed)
     if observed.serving is None:
         for hostname in sorted(frozenset(spec.hostnames) - observed.hostnames):
             yield LinkHost(slug, hostname)
-    if not on_demand:
+    if not spec.sleeps:
         if observed.idle is not None:
             yield SetLink(slug, "idle", None)
         for parked in sorted(observed.parked & {generation}):
@@ -259,11 +258,14 @@ def _let_sleep(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
 def _start(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
     slug, generation = spec.slug, spec.generation
     damaged = observed.damaged & {f"{part}:{generation}" for part in ("document", "vassal", "socket")}
+    ends = observed.asleep and generation in observed.listening and generation not in observed.vassals
+    if ends:  # standby just let it fall asleep; it answers until it is gone
+        yield AwaitEnd(slug, generation)
     if generation not in observed.vassals or f"vassal:{generation}" in damaged:
         yield WriteVassal(slug, generation)
     if f"socket:{generation}" in damaged:
         yield RestoreSocket(slug, generation)
-    if observed.serving != generation or generation not in observed.listening or damaged:
+    if observed.serving != generation or generation not in observed.listening or ends or damaged:
         yield AwaitReady(slug, generation)
     if observed.static != static_target(spec) or "static" in observed.damaged:
         yield SetLink(slug, "static", static_target(spec))

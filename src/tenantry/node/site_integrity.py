@@ -34,7 +34,7 @@ from tenantry.node.upstream import WAKE_TARGETS, flag_path, link_path, read_upst
 from tenantry.node.vassal import SOCKET_MODE
 from tenantry.node.written import Written
 from tenantry.spec.names import Slug
-from tenantry.spec.sites import Mode, ReleaseSpec, Runtime, SiteSpec
+from tenantry.spec.sites import Mode, ReleaseSpec, SiteSpec
 
 LEFTOVER_SECONDS = 60.0  # after a switch in which an older generation's files are still being taken away
 
@@ -157,7 +157,7 @@ class SiteIntegrity:
     def _inis(self, spec: SiteSpec) -> list[Path]:
         """The inis of the desired generation; of an on-demand one, the vassal comes and goes."""
         layout, slug, generation = self._layout, spec.slug, spec.generation
-        if spec.runtime is not Runtime.ON_DEMAND:
+        if not spec.sleeps:
             return [layout.vassal(slug, generation)]
         return [layout.parked(slug, generation), layout.vassal(slug, generation)]
 
@@ -214,9 +214,9 @@ class SiteIntegrity:
         wanted = {"media": media_target(spec)}
         if serving == spec.generation:
             wanted["static"] = static_target(spec)
-            if spec.runtime is Runtime.ON_DEMAND:
+            if spec.sleeps:
                 wanted["idle"] = idle_target(spec)
-        if spec.runtime is Runtime.ON_DEMAND and serving is not None and not asleep:
+        if spec.sleeps and serving is not None and not asleep:
             wanted["serving"] = socket_name(serving)
         for name, target in wanted.items():
             path = self._layout.site(spec.slug) / name
@@ -233,7 +233,7 @@ class SiteIntegrity:
             upstream = read_upstream(self._layout.site(spec.slug))
             speaks = driver_of(spec.release.engine).protocol if generation == spec.generation else upstream.protocol
             path = link_path(self._layout.site(spec.slug), speaks)
-            sleeps = spec.runtime is Runtime.ON_DEMAND and self._layout.parked(spec.slug, generation).exists()
+            sleeps = spec.sleeps and self._layout.parked(spec.slug, generation).exists()
             runs = generation in self._tables.sockets.listening.get(spec.slug, ())
             target = WAKE_TARGETS[speaks] if sleeps and not runs else socket_name(generation)
             place = Place("app.sock", str(path), stat.S_IFLNK, target=target)
@@ -325,7 +325,7 @@ class SiteIntegrity:
         document, vassal = layout.document(slug, generation), layout.vassal(slug, generation)
         started = _mtime(layout.socket(slug, generation))
         parts = [("document", document, DOCUMENT_MODE)]
-        if spec.runtime is Runtime.ON_DEMAND:
+        if spec.sleeps:
             parts.append(("parked", layout.parked(slug, generation), VASSAL_MODE))
         if not asleep:
             parts.append(("vassal", vassal, VASSAL_MODE))

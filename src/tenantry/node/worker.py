@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from tenantry.node.actions import Action, AwaitReady, FetchRelease, WriteVassal
+from tenantry.node.actions import Action, AwaitEnd, AwaitReady, FetchRelease, WriteVassal
 from tenantry.node.answer import Entry
 from tenantry.node.desired import DesiredState
 from tenantry.node.errors import NotConverged, NotReady, Transient
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SITES_AT_ONCE = 64
 ROUNDS = 6  # of plan and apply for one site before it is called not converging
-_LONG = (AwaitReady, FetchRelease)  # others get the slot meanwhile, and a newer desired state ends it
+_LONG = (AwaitEnd, AwaitReady, FetchRelease)  # others get the slot meanwhile, and a newer desired state ends it
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,11 @@ class SiteSpec:
     limits: Limits = DEFAULT_LIMITS
     warm_paths: tuple[str, ...] = ()
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether it has a process only while somebody visits it. Who is let into a paused site wakes it, too."""
+        return self.runtime is Runtime.ON_DEMAND or self.mode is Mode.PAUSED
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "SiteSpec":
         """Build from one entry of `agent_v1.desired`; raises `InvalidDocument` naming the site and the key."""

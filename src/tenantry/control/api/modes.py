@@ -51,5 +51,12 @@ def make_bypass(
     )
 
 
+@router.delete("/sites/{slug}/bypass", response={200: schemas.Site, **PROBLEMS}, tags=["modes"])
+def revoke_bypass(request: HttpRequest, slug: Name) -> schemas.Site:
+    """Make every link and cookie of before worthless. It holds once the nodes have applied the site's revision."""
+    services.revoke_bypass(actor(request), slug)
+    return schemas.Site.from_orm(queries.site(slug))
+
+
 def _details(body: mode_schemas.ModeInput) -> services.ModeDetails:
     return services.ModeDetails(**body.model_dump(exclude={"mode", "sites"}))

@@ -138,6 +138,21 @@ def make_bypass(actor: Actor, slug: str, *, hours: int) -> Bypass:
     return Bypass(f"{PATH}?{PARAMETER}={token}", f"{COOKIE}={token}", expires_at)
 
 
+def revoke_bypass(actor: Actor, slug: str) -> Site:
+    """Give the site a new key: no link and no cookie made before lets anybody in once its nodes have it.
+
+    Raises `NotFound` and `Conflict`.
+    """
+    require_admin(actor)
+    with act():
+        site = locked_site(slug)
+        _renew_bypass_key(site)
+        site.revision = append(
+            ChangeType.SITE_BYPASS, actor=actor.name, site=slug, project=site.project.name, metadata={"revoked": True}
+        )
+    return site
+
+
 def new_bypass_key() -> str:
     """Return a key for a site's bypass cookies. The site itself never gets it."""
     return secrets.token_urlsafe(KEY_BYTES)
@@ -182,11 +197,13 @@ def _apply(actor: Actor, site: Site, mode: str, details: ModeDetails, parsed: Ma
 
 def _bypass_key(site: Site) -> str:
     """Return the locked site's key. A site that is older than such keys gets one, and its nodes too."""
-    box = sealer()
+    key = sealer().unseal(site.sealed).get("bypass_key")
+    return str(key) if key else _renew_bypass_key(site)
+
+
+def _renew_bypass_key(site: Site) -> str:
+    box, key = sealer(), new_bypass_key()
     document = box.unseal(site.sealed)
-    if document.get("bypass_key"):
-        return str(document["bypass_key"])
-    key = new_bypass_key()
     site.sealed = box.seal({**document, "bypass_key": key})
     site.save(update_fields=["sealed"])
     if site.status == SiteStatus.READY:

@@ -27,6 +27,7 @@ from tenantry.control.sites.modes import (
     end_mode,
     make_bypass,
     new_bypass_key,
+    revoke_bypass,
     set_mode,
     set_modes,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "record_command",
     "remove_hostname",
     "restart_site",
+    "revoke_bypass",
     "set_mode",
     "set_modes",
     "set_runtime",

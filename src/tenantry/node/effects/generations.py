@@ -26,6 +26,7 @@ from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 
 WAKE_SECONDS = 0.2
+END_SECONDS = 20.0  # uWSGI kills workers that do not end within ten
 REBOUND_SECONDS = 30.0  # a process ends its requests (10 s), the emperor waits before it starts one that failed
 
 
@@ -124,6 +125,18 @@ class Generations:
                 raise Transient(f"the emperor did not start {vassal.name} anew within {REBOUND_SECONDS:.0f} s")
             await asyncio.sleep(WAKE_SECONDS)
             await self._wake_emperor()  # it starts the next one when it looks, not when the last one ended
+
+    async def await_end(self, slug: Slug, generation: int) -> None:
+        """Return when nobody listens on the generation's socket; `Transient` when somebody goes on."""
+        deadline = time.monotonic() + END_SECONDS
+        while True:
+            self._tables.forget_sockets()
+            self._tables.refresh_sockets(0.0)
+            if generation not in self._tables.sockets.listening.get(slug, ()):
+                return
+            if time.monotonic() > deadline:
+                raise Transient(f"the process of generation {generation} does not end")
+            await asyncio.sleep(WAKE_SECONDS)
 
     async def await_ready(self, spec: SiteSpec, generation: int, *, served: int | None) -> None:
         """Return when the generation answers; `served` is the one that visitors are led to.

@@ -11,6 +11,7 @@ from typing import Protocol as Interface
 
 from tenantry.node.actions import (
     Action,
+    AwaitEnd,
     AwaitReady,
     FetchRelease,
     GenerationAction,
@@ -61,13 +62,13 @@ from tenantry.node.upstream import lead_to, lead_to_standby, read_upstream
 from tenantry.node.written import Written
 from tenantry.spec.errors import UserIdsExhausted
 from tenantry.spec.names import Fqdn, Slug
-from tenantry.spec.sites import ReleaseName, ReleaseSpec, Runtime, SiteSpec
+from tenantry.spec.sites import ReleaseName, ReleaseSpec, SiteSpec
 
 SOCKETS_FRESH_SECONDS = 0.05  # one reading of the kernel's table serves the sites observed together
 EXAMINED_FRESH_SECONDS = 1.0  # ... and the sites examined together, unless something about one is amiss
 # After these the kernel's table is read anew, also when they failed. It lists the whole machine's sockets: reading it
 # after every action would cost most where many sites change at once.
-_CHANGES_SOCKETS = (WriteVassal, AwaitReady, RestoreSocket, RemoveGeneration)
+_CHANGES_SOCKETS = (WriteVassal, AwaitEnd, AwaitReady, RestoreSocket, RemoveGeneration)
 
 
 class Releases(Interface):
@@ -249,7 +250,7 @@ class LocalHost:
             self.flusher.note(self._layout.sites)
         elif isinstance(action, RemoveParked):
             self.flusher.note(self._layout.parked(action.slug, action.generation))
-        elif not isinstance(action, FetchRelease | AwaitReady):  # these wait for the disk themselves
+        elif not isinstance(action, FetchRelease | AwaitEnd | AwaitReady):  # these wait for the disk themselves
             self.flusher.note_files(self._layout.site(action.slug))
 
     async def _apply(self, action: Action, spec: SiteSpec | None) -> None:
@@ -298,10 +299,12 @@ class LocalHost:
                 await generations.write_vassal(_needed(spec), generation)
             case RestoreSocket():
                 await generations.restore_socket(slug, generation)
+            case AwaitEnd():
+                await generations.await_end(slug, generation)
             case AwaitReady():
                 await generations.await_ready(_needed(spec), generation, served=self._sites.served.get(slug))
             case Switch():
-                self._lead(slug, spec, generation, lead_to)
+                self._switch(slug, spec, generation)
             case LetSleep():
                 self._lead(slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
             case RemoveGeneration():
@@ -357,12 +360,23 @@ class LocalHost:
         content = self._content.mode_text(spec, reader) or encode(standby_mode_document(spec, None))
         write_file(path, content, mode=mode)
 
+    def _switch(self, slug: Slug, spec: SiteSpec | None, generation: int) -> None:
+        """Lead visitors to the generation. To one that slept: standby may be about to take its ini away.
+
+        It looks where app.sock leads after that, and we for the ini after we led: one of both sees the other.
+        """
+        slept = read_upstream(self._layout.site(slug)).asleep
+        self._lead(slug, spec, generation, lead_to)
+        if slept and spec is not None and not self._layout.vassal(slug, generation).exists():
+            self._lead(slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
+            raise Transient(f"generation {generation} fell asleep meanwhile")
+
     def _lead(
         self, slug: Slug, spec: SiteSpec | None, generation: int, lead: Callable[[Path, int, Protocol], None]
     ) -> None:
         """Lead visitors on. `serving` first: standby never wakes, and never goes back to, another generation."""
         directory = self._layout.site(slug)
-        if spec is not None and spec.runtime is Runtime.ON_DEMAND:
+        if spec is not None and spec.sleeps:
             set_link(directory / "serving", socket_name(generation))
         lead(directory, generation, self._protocol(slug, generation))
         self._sites.served[slug] = generation

@@ -131,7 +131,12 @@ class Sleeper:
             set_link(upstream.path, socket_name(generation))
 
     def _remove_vassal(self, slug: Slug, generation: int) -> bool:
-        """Take the ini away, unless the agent leads visitors to the process meanwhile."""
+        """Take the ini away, unless the agent leads visitors to the process meanwhile.
+
+        The agent looks for the ini after it led them there: one of both sees what the other did.
+        """
+        if serving_generation(self._layout.site(slug)) == (False, generation):
+            return False
         vassal = self._layout.vassal(slug, generation)
         aside = vassal.with_name(f".{vassal.name}.{os.getpid()}.new")  # a name that the emperor does not read
         vassal.rename(aside)
