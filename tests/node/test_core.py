@@ -20,7 +20,9 @@ from tenantry.node.actions import (
     PrepareSite,
     RemoveGeneration,
     RemoveSite,
+    SetFlag,
     SetLink,
+    SetModeFile,
     Switch,
     UnlinkHost,
     WriteDocument,
@@ -135,8 +137,10 @@ class FakeHost:
                 now = replace(now, directory=True, data=True)
             case SetLink(name="idle"):
                 now = replace(now, idle=action.target)
-            case SetLink():
+            case SetLink() | SetModeFile():
                 pass
+            case SetFlag():
+                now = replace(now, flags=now.flags | {action.name} if action.up else now.flags - {action.name})
             case ParkVassal():
                 now = replace(now, parked=now.parked | {action.generation})
             case LetSleep():
@@ -332,6 +336,50 @@ def test_hostnames_change_at_once_whatever_else_starts() -> None:
             await asyncio.sleep(0.2)
             revision = agent.put(site("blog", hostnames=["blog.localhost", "www.localhost"]))
             assert await until(lambda: agent.serves("blog", revision)) < 0.5
+
+    asyncio.run(body())
+
+
+def test_a_mode_and_hostnames_hold_at_once_while_the_same_site_starts() -> None:
+    async def body() -> None:
+        agent = Agent()
+        blog = Slug("blog")
+        async with running(agent):
+            agent.put(site("blog"))
+            await until(lambda: agent.serves("blog", 1))
+            agent.host.stuck = {"blog"}
+            agent.put(site("blog", generation=2))
+            await until(lambda: any(isinstance(action, AwaitReady) for action in agent.host.actions[-1:]))
+            agent.put(site("blog", generation=2, mode="maintenance"))
+            assert await until(lambda: agent.host.sites[blog].flags == {"maintenance"}) < 0.5
+            agent.put(site("blog", generation=2, hostnames=["www.localhost"]))
+            assert await until(lambda: agent.host.sites[blog].hostnames == {"www.localhost"}) < 0.5
+            assert agent.host.sites[blog].flags == frozenset()
+            assert sum(isinstance(action, AwaitReady) for action in agent.host.actions) == 2, "nothing was begun anew"
+            assert agent.host.sites[blog].serving == 1
+            agent.host.stuck = set()
+            revision = agent.put(site("blog", generation=3))
+            await until(lambda: agent.serves("blog", revision))
+
+    asyncio.run(body())
+
+
+def test_who_waits_for_a_turn_is_closed_and_removed_at_once() -> None:
+    async def body() -> None:
+        agent = Agent()
+        blog = Slug("blog")
+        async with running(agent):
+            agent.put(site("blog"))
+            await until(lambda: agent.serves("blog", 1))
+            agent.host.stuck = {f"stuck{n}" for n in range(200)}
+            agent.put(*(site(name) for name in sorted(agent.host.stuck)))
+            await asyncio.sleep(0.2)
+            agent.put(site("blog", generation=2))  # of the same release as the stuck ones
+            await until(lambda: 2 in agent.host.sites[blog].documents)
+            agent.put(site("blog", generation=2, mode="paused"))
+            assert await until(lambda: agent.host.sites[blog].flags == {"maintenance"}) < 0.5
+            agent.put(site("blog", present=False))
+            assert await until(lambda: blog not in agent.host.sites) < 3.0
 
     asyncio.run(body())
 

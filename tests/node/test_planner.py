@@ -34,6 +34,7 @@ from tenantry.node.planner import (
     DRAIN_LIMIT_SECONDS,
     FLAGS,
     ObservedSite,
+    Plan,
     idle_target,
     is_absent,
     is_serving,
@@ -42,6 +43,7 @@ from tenantry.node.planner import (
     plan_site,
     static_target,
 )
+from tenantry.spec.limits import Limits
 from tenantry.spec.names import Fqdn, Slug
 from tenantry.spec.sites import Mode, Runtime, SiteSpec
 
@@ -388,7 +390,8 @@ def test_a_first_generation_is_routed_only_after_it_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "requests", "wait"), [(0.0, 0, 0.7), (0.5, 3, 0.2), (1.0, 1, 0.1), (1.0, 0, None), (31.0, 2, None)]
+    ("seconds", "requests", "wait"),
+    [(0.0, 0, 0.7), (0.5, 3, 0.2), (1.0, 1, 0.1), (1.0, 0, None), (31.0, 2, 1.55), (66.0, 2, None)],
 )
 def test_the_old_generation_goes_when_nobody_waits_for_it(seconds: float, requests: int, wait: float | None) -> None:
     both = frozenset({1, 2})
@@ -402,6 +405,33 @@ def test_the_old_generation_goes_when_nobody_waits_for_it(seconds: float, reques
     else:
         assert plan.actions == ()
         assert plan.again_seconds == pytest.approx(wait)
+
+
+def draining(count: int, seconds: float) -> ObservedSite:
+    """A site whose last generation serves since `seconds`; each older one still answers somebody."""
+    every = frozenset(range(1, count + 2))
+    return replace(
+        serving_site(count + 1), documents=every, vassals=every, sockets=every, listening=every,
+        in_flight=dict.fromkeys(range(1, count + 1), 1), serving_seconds=seconds,
+    )  # fmt: skip
+
+
+def test_an_old_generation_may_take_as_long_as_the_site_allows_a_request() -> None:
+    spec = replace(make_spec(2), limits=Limits(request_seconds=600))
+    assert plan_site(spec, draining(1, 604.0)) == Plan(again_seconds=2.0)
+    assert plan_site(spec, draining(1, 606.0)).actions == (RemoveGeneration(SLUG, 1),)
+
+
+def test_a_clock_that_was_set_back_cuts_nobody_off() -> None:
+    world = World(draining(1, -3600.0))
+    plan = plan_site(make_spec(2), world.seen)
+    assert plan.actions == (Switch(SLUG, 2),)
+    assert world.apply(plan.actions[0])
+    assert not plan_site(make_spec(2), world.seen).actions
+
+
+def test_of_generations_that_will_not_end_the_oldest_go() -> None:
+    assert plan_site(make_spec(8), draining(7, 1.0)).actions == (RemoveGeneration(SLUG, 1), RemoveGeneration(SLUG, 2))
 
 
 def test_a_site_that_never_served_is_removed_at_once() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -108,7 +109,7 @@ def test_a_new_generation_takes_over_without_a_failed_request(serving: Node) -> 
             revision = serving.put(serving.document("blog", 1, release, generation=generation))
             assert serving.reported("blog", revision)["generation"] == generation
         site = serving.home / "run" / "sites" / "blog"
-        left = ["4.sock", "activity", "app.sock", "media", "site.4.json", "static"]
+        left = ["4.sock", "activity", "app.sock", "media", "serving", "site.4.json", "static"]
         wait_until(lambda: sorted(path.name for path in site.iterdir()) == left, what="the old generations to go")
         assert [path.name for path in (serving.home / "run" / "vassals").iterdir()] == ["blog.4.ini"]
     visitor.join()
@@ -117,6 +118,20 @@ def test_a_new_generation_takes_over_without_a_failed_request(serving: Node) -> 
     assert visitors.asked > 50
     assert serving.page("blog.localhost")["version"] == "demo-2"
     assert serving.get("blog.localhost", "/static/style.css")[2] == b"/* demo-2 */"
+
+
+@pytest.mark.long
+def test_a_request_that_takes_longer_than_half_a_minute_outlives_a_restart(serving: Node) -> None:
+    limits = {"request_seconds": 90}
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", limits=limits)))
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=60) as visitor:
+        visitor.sendall(b"GET /slow?40 HTTP/1.1\r\nHost: blog.localhost\r\nConnection: close\r\n\r\n")
+        time.sleep(0.3)
+        began = time.monotonic()
+        serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2, limits=limits)))
+        assert visitor.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    assert time.monotonic() - began > 35
+    wait_until(lambda: not (serving.home / "run" / "vassals" / "blog.1.ini").exists(), what="then it goes")
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,11 @@ def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) 
         time.sleep(0.2)
         serving.start_emperor()
         assert sleeps(serving, "two")
-        wait_until(lambda: early.served, what="who came before the emperor is led to the site")
+        later = Visitor(serving, "two.localhost")
+        with visited(later):
+            wait_until(lambda: early.served, what="who came before the emperor is led to the site")
+            wait_until(lambda: later.served)
+        assert not later.failed, "since the emperor is back, nobody is refused"
     wait_until(lambda: serving.get("always.localhost")[0] == 200, what="the site that always runs")
     assert serving.page("two.localhost")["site"] == "two"
 

@@ -12,6 +12,7 @@ from typing import Any
 from django_tenantry.gate import WSGIApplication
 
 MARK_SECONDS = 0.5  # between marks: the platform looks once a second
+AHEAD_MAX_SECONDS = 3600.0
 PROBE = "TENANTRY_PROBE"  # the platform asks with it whether the application is loaded; visitors cannot
 
 
@@ -22,7 +23,7 @@ def keep_awake(seconds: float) -> None:
     """
     descriptor = _descriptor(os.environ)
     if descriptor is not None:
-        moment = time.time() + seconds
+        moment = time.time() + min(seconds, AHEAD_MAX_SECONDS)
         if moment > os.fstat(descriptor).st_mtime:
             os.utime(descriptor, (moment, moment))
 

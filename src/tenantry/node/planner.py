@@ -45,8 +45,11 @@ from tenantry.spec.names import Fqdn, Slug
 from tenantry.spec.sites import Mode, SiteSpec
 
 SETTLE_SECONDS = 0.7  # nginx may still connect to the old socket for a request that resolved the link before
-DRAIN_LIMIT_SECONDS = 30.0  # a request still running after this is cut off
-DRAIN_STEP_SECONDS = 0.1
+DRAIN_LIMIT_SECONDS = 30.0  # what still runs after this, or after the site's limit of a request, is cut off
+DRAIN_GRACE_SECONDS = 5.0  # beyond that limit: until then its engine has ended the request itself
+DRAIN_STEP_SECONDS = 0.1  # at first; later a twentieth of the time since the switch
+DRAIN_STEP_MAX_SECONDS = 2.0
+DRAINING_MAX = 5  # generations of one site that finish their requests; a person may restart faster than these end
 GONE_STEP_SECONDS = 0.2
 
 STANDBY, PROCESS = "standby", "process"  # the readers of a mode's documents
@@ -168,6 +171,14 @@ def plan_site(spec: SiteSpec | None, observed: ObservedSite, failed: int | None 
     return Plan((*actions, *retired), again)
 
 
+def plan_routing(spec: SiteSpec, observed: ObservedSite) -> Plan:
+    """Return what of the plan starts nothing and waits for nothing: the site's mode and its hostnames.
+
+    It can be applied while a generation of the site is being started.
+    """
+    return Plan((*_set_mode(spec, observed), *_route_if_served(spec, observed)))
+
+
 def _restore_link(spec: SiteSpec, observed: ObservedSite) -> tuple[list[Action], ObservedSite]:
     """A damaged app.sock goes back to where it pointed, at once: that generation answered, and may be all there is."""
     served = observed.served
@@ -228,10 +239,10 @@ def _bring_up(spec: SiteSpec, observed: ObservedSite, tries: bool) -> Iterator[A
     if spec.sleeps:
         if generation not in observed.parked or f"parked:{generation}" in observed.damaged:
             yield ParkVassal(slug, generation)
-        if observed.idle != idle_target(spec) or "idle" in observed.damaged:
-            yield SetLink(slug, "idle", idle_target(spec))
         if "serving" in observed.damaged and observed.serving is not None:
             yield SetLink(slug, "serving", socket_name(observed.serving))
+        if observed.idle != idle_target(spec) or "idle" in observed.damaged:
+            yield SetLink(slug, "idle", idle_target(spec))  # the last: from now on standby may let it sleep
     asleep = observed.asleep and observed.serving == generation
     if spec.sleeps and (asleep or (observed.serving is None and not tries)):
         yield from _let_sleep(spec, observed)
@@ -284,10 +295,16 @@ def _retire(spec: SiteSpec, observed: ObservedSite, failed: int | None) -> tuple
     """Remove generations that are neither desired nor serving, once nobody waits for an answer of theirs."""
     kept = {observed.serving} | ({spec.generation} if failed != spec.generation else set())
     left = (observed.documents | observed.vassals | observed.sockets | observed.parked) - kept
+    draining = sorted(generation for generation in left & observed.listening if generation != failed)
+    if draining and observed.serving in observed.listening and observed.serving_seconds < 0 and not observed.asleep:
+        # The clock was set back: how long they have been draining is counted anew.
+        return [Switch(observed.slug, observed.serving)], SETTLE_SECONDS
+    limit = max(DRAIN_LIMIT_SECONDS, spec.limits.request_seconds + DRAIN_GRACE_SECONDS)
     actions: list[Action] = []
     waits: list[float] = []
     for generation in sorted(left):
-        wait = 0.0 if generation == failed else _drain_wait(generation, observed)
+        may_stay = generation in draining[-DRAINING_MAX:]
+        wait = _drain_wait(generation, observed, limit) if may_stay else 0.0
         if wait > 0:
             waits.append(wait)
         else:
@@ -297,13 +314,15 @@ def _retire(spec: SiteSpec, observed: ObservedSite, failed: int | None) -> tuple
     return actions, min(waits, default=None)
 
 
-def _drain_wait(generation: int, observed: ObservedSite) -> float:
+def _drain_wait(generation: int, observed: ObservedSite, limit_seconds: float = DRAIN_LIMIT_SECONDS) -> float:
     """Return how long to wait before looking again whether `generation` may go; 0 when it may."""
-    if generation not in observed.listening or not 0 <= observed.serving_seconds < DRAIN_LIMIT_SECONDS:
+    seconds = observed.serving_seconds
+    if generation not in observed.listening or not 0 <= seconds < limit_seconds:
         return 0.0
-    if observed.serving_seconds < SETTLE_SECONDS:
-        return SETTLE_SECONDS - observed.serving_seconds
-    return DRAIN_STEP_SECONDS if observed.in_flight.get(generation) else 0.0
+    if seconds < SETTLE_SECONDS:
+        return SETTLE_SECONDS - seconds
+    step = min(max(DRAIN_STEP_SECONDS, seconds / 20), DRAIN_STEP_MAX_SECONDS)
+    return step if observed.in_flight.get(generation) else 0.0
 
 
 def _plan_removal(observed: ObservedSite) -> Plan:

@@ -240,6 +240,8 @@ class SiteIntegrity:
             drift = compare(place, self._layout.home, spec.slug)
             if drift is not None:
                 yield "app.sock", drift
+            elif speaks is Protocol.HTTP:
+                yield from self._flag_of_http(spec)  # without it nginx looks for the other link, which leads nowhere
 
     def _protocol(self, spec: SiteSpec) -> Iterator[tuple[str, Drift]]:
         """Whether nginx speaks with the desired generation in the way that its engine understands."""
@@ -248,11 +250,14 @@ class SiteIntegrity:
             detail = f"leads to a generation that does not speak {upstream.protocol}"
             yield "app.sock", self._drift(spec, "link", upstream.path, detail)
         elif upstream.protocol is Protocol.HTTP:
-            flag = flag_path(self._layout.site(spec.slug))
-            place = Place("app.sock", str(flag), stat.S_IFREG, PROTOCOL_FLAG_MODE, os.geteuid(), os.getegid())
-            drift = compare(place, self._layout.home, spec.slug)
-            if drift is not None:
-                yield "app.sock", drift
+            yield from self._flag_of_http(spec)
+
+    def _flag_of_http(self, spec: SiteSpec) -> Iterator[tuple[str, Drift]]:
+        flag = flag_path(self._layout.site(spec.slug))
+        place = Place("app.sock", str(flag), stat.S_IFREG, PROTOCOL_FLAG_MODE, os.geteuid(), os.getegid())
+        drift = compare(place, self._layout.home, spec.slug)
+        if drift is not None:
+            yield "app.sock", drift
 
     def _was_served(self, spec: SiteSpec, serving: int | None) -> bool:
         served = self.served.get(spec.slug)

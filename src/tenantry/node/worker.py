@@ -8,14 +8,14 @@ holds up no other: a slot is held only while something is done for the site, not
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
 
-from tenantry.node.actions import Action, AwaitEnd, AwaitReady, FetchRelease, WriteVassal
+from tenantry.node.actions import AwaitEnd, AwaitReady, FetchRelease, WriteVassal
 from tenantry.node.answer import Entry
 from tenantry.node.desired import DesiredState
 from tenantry.node.errors import NotConverged, NotReady, Transient
-from tenantry.node.planner import ObservedSite, Plan, is_absent, is_serving, plan_site, rests
+from tenantry.node.planner import ObservedSite, Plan, is_absent, is_serving, plan_routing, plan_site, rests
 from tenantry.node.ports import SiteHost
 from tenantry.node.starts import Kind, Starts, Turn
 from tenantry.node.status import NodeStatus
@@ -28,6 +28,15 @@ logger = logging.getLogger(__name__)
 SITES_AT_ONCE = 64
 ROUNDS = 6  # of plan and apply for one site before it is called not converging
 _LONG = (AwaitEnd, AwaitReady, FetchRelease)  # others get the slot meanwhile, and a newer desired state ends it
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """What is waited for, for the sake of a generation. `changed`: the site's desired state is another meanwhile."""
+
+    generation: int
+    task: asyncio.Task[None]
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Worker:
         self._queue: WorkQueue[Slug] = WorkQueue()
         self._signal = Signal()
         self._failures: dict[Slug, Failure] = {}
-        self._awaiting: dict[Slug, tuple[int, asyncio.Task[None]]] = {}
+        self._waits: dict[Slug, _Wait] = {}
         self._untried: set[Slug] = set()  # that came with the first answer, together: their visitors try them
         self._heard = False  # the database was heard since the start; before, the memory may be old
         self.on_settled: Callable[[Slug], None] = lambda _: None
@@ -76,10 +85,12 @@ class Worker:
         self._heard = True
 
     def change(self, entry: Entry) -> None:
-        """The site's desired state is another."""
-        generation, task = self._awaiting.get(entry.slug, (None, None))
-        if task is not None and (entry.spec is None or entry.spec.generation != generation):
-            task.cancel()
+        """The site's desired state is another. What is waited for is given up, if it is for another generation."""
+        wait = self._waits.get(entry.slug)
+        if wait is not None:
+            if entry.spec is None or entry.spec.generation != wait.generation:
+                wait.task.cancel()
+            wait.changed.set()
         self.work_on(entry)
 
     def work_on(self, entry: Entry) -> None:
@@ -160,10 +171,9 @@ class Worker:
         try:
             for action in plan.actions:
                 if isinstance(action, WriteVassal):
-                    async with self._waiting():
-                        await turn.take()
+                    await self._wait_for(entry, turn.take())
                 if isinstance(action, _LONG):
-                    await self._wait_for(action, entry.spec)
+                    await self._wait_for(entry, self._host.apply(action, entry.spec))
                 else:
                     await self._host.apply(action, entry.spec)
         except NotReady as error:
@@ -180,18 +190,36 @@ class Worker:
     def _kind(self, entry: Entry) -> Kind:
         return Kind(entry.spec.release.name if entry.spec else None, doubtful=entry.slug in self._failures)
 
-    async def _wait_for(self, action: Action, spec: SiteSpec | None) -> None:
-        task = asyncio.create_task(self._host.apply(action, spec))
-        self._awaiting[action.slug] = (spec.generation if spec else 0, task)
+    async def _wait_for(self, entry: Entry, work: Coroutine[None, None, None]) -> None:
+        """Do the work; meanwhile the site's mode and hostnames follow what is desired: they wait for no process."""
+        wait = _Wait(entry.spec.generation if entry.spec else 0, asyncio.create_task(work))
+        self._waits[entry.slug] = wait
         try:
-            async with self._waiting():
-                await asyncio.wait({task})
+            while not wait.task.done():
+                async with self._waiting():
+                    await _first(wait.task, wait.changed)
+                if not wait.task.done():
+                    wait.changed.clear()
+                    await self._route(entry.slug)
         finally:
-            del self._awaiting[action.slug]
-            task.cancel()  # nothing to a task that is done
-        if task.cancelled():
+            del self._waits[entry.slug]
+            wait.task.cancel()  # nothing to a task that is done
+        if wait.task.cancelled():
             raise _SupersededError
-        task.result()
+        wait.task.result()
+
+    async def _route(self, slug: Slug) -> None:
+        entry = self._desired.get(slug)
+        if entry is None or entry.spec is None or entry.is_unknown:
+            return
+        plan = plan_routing(entry.spec, self._host.observe(slug, entry.spec))
+        if plan.actions:
+            logger.info("%s, while it starts: %s", slug, "; ".join(str(action) for action in plan.actions))
+        try:
+            for action in plan.actions:
+                await self._host.apply(action, entry.spec)
+        except (Transient, NotReady) as error:
+            logger.warning("%s: %s; again when it has started", slug, error)
 
     @contextlib.asynccontextmanager
     async def _waiting(self) -> AsyncIterator[None]:
@@ -257,6 +285,15 @@ class Worker:
     def _failed_generation(self, slug: Slug) -> int | None:
         failure = self._failures.get(slug)
         return failure.generation if failure else None
+
+
+async def _first(task: asyncio.Task[None], changed: asyncio.Event) -> None:
+    """Return when the task is done or the event set."""
+    waiting = asyncio.create_task(changed.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 def _wake_failure(text: str) -> tuple[str, str]:

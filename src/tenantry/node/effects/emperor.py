@@ -12,8 +12,9 @@ from typing import NoReturn
 from tenantry.node.config import Config
 from tenantry.node.effects.files import remove, set_link
 from tenantry.node.errors import EmperorUnavailable
-from tenantry.node.layout import WAKE_TARGET, Layout, parse_vassal
+from tenantry.node.layout import Layout, parse_vassal
 from tenantry.node.probes import entries, serving_generation
+from tenantry.node.upstream import WAKE_TARGETS, read_upstream
 from tenantry.node.vassal import adopt_orphans
 
 RUN_UWSGI = "import pyuwsgi,sys; pyuwsgi.run(sys.argv[1:])"
@@ -55,8 +56,9 @@ def let_all_sleep(layout: Layout) -> None:
         if parsed is None or not layout.parked(*parsed).exists():
             continue
         directory = layout.site(parsed[0])
-        if serving_generation(directory) == (False, parsed[1]):
-            set_link(directory / "app.sock", WAKE_TARGET)
+        upstream = read_upstream(directory)
+        if (upstream.asleep, upstream.generation) == (False, parsed[1]):
+            set_link(upstream.path, WAKE_TARGETS[upstream.protocol])
         if serving_generation(directory) == (True, parsed[1]):  # else it is one that the agent was trying
             remove(layout.vassals / name)
 

@@ -306,7 +306,7 @@ class LocalHost:
             case Switch():
                 self._switch(slug, spec, generation)
             case LetSleep():
-                self._lead(slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
+                self._let_sleep(slug, generation)
             case RemoveGeneration():
                 await generations.remove(slug, generation)
             case _:
@@ -366,18 +366,19 @@ class LocalHost:
         It looks where app.sock leads after that, and we for the ini after we led: one of both sees the other.
         """
         slept = read_upstream(self._layout.site(slug)).asleep
-        self._lead(slug, spec, generation, lead_to)
+        self._lead(slug, generation, lead_to)
         if slept and spec is not None and not self._layout.vassal(slug, generation).exists():
-            self._lead(slug, spec, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
+            self._let_sleep(slug, generation)
             raise Transient(f"generation {generation} fell asleep meanwhile")
+        remove(self._layout.wake_failures / slug)  # what was said of one that visitors get no more
 
-    def _lead(
-        self, slug: Slug, spec: SiteSpec | None, generation: int, lead: Callable[[Path, int, Protocol], None]
-    ) -> None:
+    def _let_sleep(self, slug: Slug, generation: int) -> None:
+        self._lead(slug, generation, lambda site, _, protocol: lead_to_standby(site, protocol))
+
+    def _lead(self, slug: Slug, generation: int, lead: Callable[[Path, int, Protocol], None]) -> None:
         """Lead visitors on. `serving` first: standby never wakes, and never goes back to, another generation."""
         directory = self._layout.site(slug)
-        if spec is not None and spec.sleeps:
-            set_link(directory / "serving", socket_name(generation))
+        set_link(directory / "serving", socket_name(generation))
         lead(directory, generation, self._protocol(slug, generation))
         self._sites.served[slug] = generation
 

@@ -32,6 +32,7 @@ AT_ONCE = 16  # sites on their way to sleep
 STEP_SECONDS = 0.1
 DRAIN_SECONDS = 30.0  # a site that is still answering after this is left awake for now
 END_SECONDS = 15.0  # for the process to end; uWSGI kills its workers after ten
+LEFT_SECONDS = 300.0  # no start takes as long, the agent's neither
 AHEAD_MAX_SECONDS = 3600.0  # how far ahead a site may say that it has work to do
 
 
@@ -75,12 +76,22 @@ class Sleeper:
         idle = read_link(directory / "idle")
         if idle is None or not idle.isdecimal() or not self._layout.parked(slug, generation).exists():
             return False
-        if serving_generation(directory) != (False, generation):
+        asleep, current = serving_generation(directory)
+        if current != generation or (asleep and not self._is_left(slug, generation)):
             return False
         if self._connections(slug, generation):
             return False
         now = time.time()
         return now - _last(directory, now) > int(idle)
+
+    def _is_left(self, slug: Slug, generation: int) -> bool:
+        """Whether a sleeping site's process was left running, when standby ended on the way. None is being started."""
+        try:
+            since = os.lstat(self._layout.vassal(slug, generation)).st_ctime
+        except OSError:
+            return False
+        waking = self._waker.site(slug).waking
+        return (waking is None or waking.done()) and time.time() - since > LEFT_SECONDS
 
     def _connections(self, slug: Slug, generation: int) -> int:
         now = time.monotonic()
@@ -157,9 +168,16 @@ class Sleeper:
 
 
 def _last(directory: Path, now: float) -> float:
-    """Return when the site was last busy: asked for something, or woken. It may say that it will be."""
+    """Return when the site was last busy: asked for something, or woken. It may say that it will be, for an hour.
+
+    A time beyond that hour, a clock that was set back for instance, is taken back: else it would hold as long as it is.
+    """
     moments = []
     for path in (directory / ACTIVITY, read_upstream(directory).path):
         with contextlib.suppress(OSError):
-            moments.append(os.lstat(path).st_mtime)
-    return min(max(moments, default=now), now + AHEAD_MAX_SECONDS)
+            moment = os.lstat(path).st_mtime
+            if moment > now + AHEAD_MAX_SECONDS:
+                moment = now + AHEAD_MAX_SECONDS
+                os.utime(path, (moment, moment), follow_symlinks=False)
+            moments.append(moment)
+    return max(moments, default=now)

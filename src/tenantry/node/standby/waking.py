@@ -20,6 +20,7 @@ from tenantry.node.effects.files import read_link, remove, set_link, write_file
 from tenantry.node.effects.health import CONNECT_STEP_SECONDS, HealthRequest, ask
 from tenantry.node.effects.logs import read_tail
 from tenantry.node.errors import EmperorUnavailable, NotReady
+from tenantry.node.integrity import Signature, sign
 from tenantry.node.layout import socket_name
 from tenantry.node.probes import serving_generation
 from tenantry.node.render.engine import Protocol
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 45.0  # for a process to answer; nginx waits a minute for the first byte
 WATCH_SECONDS = 0.5
+ENDED_SECONDS = 12.0  # uWSGI kills what does not end within ten; a process that is still there was kept by the emperor
 BACKOFF_SECONDS = 2.0  # after a failure; doubled with each
 BACKOFF_MAX_SECONDS = 30.0
 AGAIN_MAX = 3  # generations that the agent may put in each other's place while one is started
@@ -55,6 +57,7 @@ class Site:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waking: "asyncio.Task[Path] | None" = None
     waiting: int = 0  # visitors
+    tried: int | None = None  # the generation that the failures are of
     failures: int = 0  # in a row
     not_before: float = 0.0  # the clock's time before which nothing is started
 
@@ -101,6 +104,8 @@ class Waker:
             if generation is None:
                 raise Unwakeable("there is no such site here", BACKOFF_SECONDS)
             if asleep:
+                if site.tried != generation:
+                    site.tried, site.failures, site.not_before = generation, 0, 0.0
                 await self._start(site, generation)
             if serving_generation(self._layout.site(site.slug)) == (False, generation):
                 return self._layout.socket(site.slug, generation)
@@ -114,10 +119,13 @@ class Waker:
         log = _size(self._layout.log(site.slug))
         try:
             async with self._turn(site), asyncio.timeout(START_SECONDS):
+                former = self._former(site.slug, generation)
                 self._begin(site.slug, generation)
                 await wake_emperor(self._layout.emperor_socket)
-                await self._answering(site.slug, generation)
+                await self._answering(site.slug, generation, former)
         except (TimeoutError, NotReady, OSError) as error:
+            if serving_generation(self._layout.site(site.slug)) != (True, generation):
+                return  # the agent leads visitors elsewhere meanwhile, and took away what was being started
             why = f"did not answer within {START_SECONDS:.0f} s" if isinstance(error, TimeoutError) else str(error)
             tail = read_tail(self._layout.log(site.slug), log, LOG_TAIL_BYTES)
             raise await self._give_up(site, generation, f"generation {generation} {why}", tail) from error
@@ -141,17 +149,28 @@ class Waker:
         if not vassal.exists():
             write_file(vassal, self._layout.parked(slug, generation).read_bytes(), mode=VASSAL_MODE)
 
-    async def _answering(self, slug: Slug, generation: int) -> None:
-        """Return when the process answers; `NotReady` when it ends before it does."""
+    def _former(self, slug: Slug, generation: int) -> Signature | None:
+        """Return the signature of a socket whose process is on its way out: nobody has an ini for it any more."""
+        vassal = self._layout.vassal(slug, generation)
+        return None if vassal.exists() else sign(str(self._layout.socket(slug, generation)))
+
+    async def _answering(self, slug: Slug, generation: int, former: Signature | None) -> None:
+        """Return when the process answers, another than that of the `former` socket.
+
+        `NotReady` when it ends before it does.
+        """
         socket = self._layout.socket(slug, generation)
         request = HealthRequest(socket, "localhost", self._http_port, "/", probe=True, protocol=self.protocol(slug))
-        watched = self._clock()
+        watched = began = self._clock()
         while True:
+            late = self._clock() - began > ENDED_SECONDS
             try:
-                await ask(request)
-                return
+                if former is None or late or sign(str(socket)) != former:
+                    await ask(request)
+                    return
             except (FileNotFoundError, ConnectionRefusedError):
-                await asyncio.sleep(CONNECT_STEP_SECONDS)
+                pass
+            await asyncio.sleep(CONNECT_STEP_SECONDS)
             if self._clock() - watched > WATCH_SECONDS:
                 watched = self._clock()
                 await self._watch(slug, generation)
