@@ -188,9 +188,9 @@ def state_of(first: Machine, name: str) -> str:
     return str(first.json("node", "show", name)["state"])
 
 
-def lasting(home: Path) -> set[int]:
+def lasting(home: Path) -> dict[int, str]:
     """The processes of a home that stay: PostgreSQL's sessions come and go by themselves."""
-    return {pid for pid, argv in processes_of(home).items() if not argv.startswith("postgres: ")}
+    return {pid: argv for pid, argv in processes_of(home).items() if not argv.startswith("postgres: ")}
 
 
 def test_what_is_refused_leaves_nothing_and_does_not_use_the_token(first: Machine, node: Machine) -> None:
@@ -287,10 +287,10 @@ def test_what_is_killed_comes_back_and_the_other_machine_is_not_touched(first: M
     node.up()
     node.eventually(node.serves, 60)
     # Their sites have the same user ids; only the files tell whose a process is.
-    assert others <= lasting(first.home)
+    assert not others.keys() - lasting(first.home).keys(), others
     mine = lasting(node.home)
     first.down()
-    assert mine <= lasting(node.home)
+    assert not mine.keys() - lasting(node.home).keys(), mine
 
 
 def test_a_node_starts_and_routes_while_the_platform_is_away(first: Machine, node: Machine) -> None:

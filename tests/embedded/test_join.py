@@ -264,6 +264,17 @@ def test_what_a_node_serves_is_read_from_its_disk(home: Home) -> None:
         assert count_sites(home) == (3, ["blog", "shop", "stale"])
         serving.listen()
         assert count_sites(home) == (3, ["shop", "stale"])
+        (home.root / "state" / "sites" / "shop.json").write_text('{"generation": 3, "shift": 2}')
+        shop = home.run / "sites" / "shop"
+        shop.mkdir()
+        for name, target in (("app.sock", "../../wake.sock"), ("serving", "3.sock")):
+            (shop / name).symlink_to(target)
+        for generation in (3, 5):
+            (shop / f"vassal.{generation}.ini").touch()
+        assert count_sites(home) == (3, ["shop", "stale"]), "what a visitor would wake is not what is wanted"
+        (shop / "serving").unlink()
+        (shop / "serving").symlink_to("5.sock")
+        assert count_sites(home) == (3, ["stale"]), "who sleeps is served"
     assert read_known(home) == ("e", 7)
 
 

@@ -227,6 +227,8 @@ BREAKAGES = (
         short=True,
     ),
     _request("status 500", "answered / with status 500", "return answer(start_response, '500 Broken')", short=True),
+    _request("page lost", "status 404, generation", "return answer(start_response, '404 Not Found')", short=True),
+    _request("host refused", "status 400, generation", "return answer(start_response, '400 Bad Request')"),
     _request("exception when asked", "ValueError: no answer", "raise ValueError('no answer')"),
     _request("no answer", _TIMED_OUT, _FOREVER),
     _request(

@@ -14,6 +14,7 @@ from tenantry.node.config import read_config
 from tenantry.node.effects.limits import SiteLimits
 from tenantry.node.vassal import ASIDE, find_groups
 
+CAP_SYS_RESOURCE = 24
 APPLICATION = """
 import json, os, time
 HOARD = []
@@ -28,6 +29,12 @@ def application(environ, start_response):
     if path == "/leak":
         for _ in range(int(query)):
             HOARD.append(bytearray(os.urandom(1)) * (1 << 20))
+    if path == "/precious":
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("0")
+        except OSError:
+            pass
     if path == "/big":
         try:
             with open(os.environ["MEDIA_ROOT"] + "/big", "wb") as file:
@@ -164,6 +171,16 @@ def test_one_file_has_a_largest_size(pair: Node) -> None:
     assert pair.get("greedy.localhost", "/big?99")[2] == b"written"
     assert pair.get("greedy.localhost", "/big?101")[2] == b"File too large"
     assert pair.get("quiet.localhost", "/big?101")[2] == b"written"
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="an ordinary user's sites are the user's own")
+def test_a_machine_without_memory_ends_a_site_before_anything_else(pair: Node) -> None:
+    status = Path("/proc/self/status").read_text()
+    may_fix = int(status.partition("CapEff:")[2].split()[0], 16) >> CAP_SYS_RESOURCE & 1
+    pid = pair.page("greedy.localhost", "/precious" if may_fix else "/")["pid"]  # else a site can take it back
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
+    for name in ("agent", "standby", "emperor"):
+        assert Path(f"/proc/{pair.processes[name].pid}/oom_score_adj").read_text() == "0\n"
 
 
 def test_a_leak_is_ended_alone_and_the_site_goes_on(pair: Node) -> None:

@@ -309,23 +309,32 @@ def read_known(home: Home) -> tuple[str, int] | None:
 
 
 def count_sites(home: Home) -> tuple[int, list[str]]:
-    """Return how many sites this node is to serve, and the slugs of those that nobody listens for."""
+    """Return how many sites this node is to serve, and the slugs of those whose visitors would meet nobody."""
     try:
         wanted = sorted(path.stem for path in (home.root / "state" / "sites").glob("*.json"))
     except OSError:
         wanted = []
     listening = listening_sockets()
-    return len(wanted), [slug for slug in wanted if _serving_socket(home, slug) not in listening]
+    return len(wanted), [slug for slug in wanted if not _is_served(home, slug, listening)]
 
 
-def _serving_socket(home: Home, slug: str) -> str | None:
-    """Return the path of the socket that a site's visitors are led to."""
+def _is_served(home: Home, slug: str, listening: set[str]) -> bool:
+    """Whether a site's visitors are led to a process, or wake the generation that is wanted here: then it sleeps.
+
+    That of a home which joined anew may be one of before, with passwords that do not open anything any more.
+    """
     directory = home.run / "sites" / slug
     link = directory / ("app.http" if (directory / "engine.http").is_file() else "app.sock")
     try:
-        return str(directory / link.readlink())
-    except OSError:
-        return None
+        target = link.readlink()
+        if target.parts[0] != "..":
+            return str(directory / target) in listening
+        document = read_json(home.root / "state" / "sites" / f"{slug}.json") or {}
+        generation = int(document["generation"]) + int(document.get("shift", 0))
+        parked = directory / f"vassal.{generation:d}.ini"
+        return str((directory / "serving").readlink()) == f"{generation:d}.sock" and parked.exists()
+    except (OSError, KeyError, ValueError, TypeError):
+        return False
 
 
 def joined_config(config: Config, membership: Membership, uid_base: int | None) -> Config:

@@ -31,6 +31,7 @@ ASIDE = "aside"  # beside them: the group, of version 1's processor, of those wh
 ROUNDS_MAX = 20
 PROCESSES_MAX = 512  # and threads, where the document does not say
 SOCKET_MODE = 0o660
+OOM_SCORE = 500  # a machine without memory left ends the largest site's process, no server that all of them need
 EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"  # the number in it grows with every vassal of the emperor
 EMPEROR_FD = 4  # ... so it is moved, else it would one day be the number the ini expects the socket under
 ACTIVITY = "activity"  # in the site's directory: its time is that of the last request
@@ -285,6 +286,7 @@ def become(document: dict) -> None:  # type: ignore[type-arg]
         size = limits["file_mb"] * MEBIBYTE
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds the site's secrets
+    _write("/proc/self/oom_score_adj", str(OOM_SCORE))
     os.umask(0o027)
     user = document["user"]
     if user is not None:

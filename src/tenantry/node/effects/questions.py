@@ -38,7 +38,7 @@ class Questions:
     """
 
     def __init__(self, health: HealthRequest, name: str, groups: dict[str, str]) -> None:
-        self._health = health
+        self.health = health
         self._name = name
         self._groups = groups
         self._full = True  # whether all threads were seen to take a request at the same time
@@ -56,7 +56,7 @@ class Questions:
         hung_up = 0
         while True:
             try:
-                held = await HeldRequest.begin(self._health)
+                held = await HeldRequest.begin(self.health)
                 self.pid = held.pid
                 return await held.finish()
             except (FileNotFoundError, ConnectionRefusedError):
@@ -80,15 +80,15 @@ class Questions:
 
     async def follow(self, answer: Answer) -> None:
         """Follow where the health path leads, as far as that is the site's own; `NotReady` for a circle."""
-        here = f"http://{self._health.hostname}:{self._health.port}{self._health.path}"
-        home, cookies, passed = urlsplit(here).netloc, dict(answer.cookies), [self._health.path]
+        here = f"http://{self.health.hostname}:{self.health.port}{self.health.path}"
+        home, cookies, passed = urlsplit(here).netloc, dict(answer.cookies), [self.health.path]
         while answer.status in REDIRECTS and "location" in answer.headers:
             if len(passed) > REDIRECTS_MAX:
                 raise NotReady(f"it redirects in a circle: {' → '.join(passed)}")
             try:
                 here = urljoin(here, answer.headers["location"])
                 place = urlsplit(here)
-                elsewhere = place.scheme != "http" or (place.port or 80) != self._health.port
+                elsewhere = place.scheme != "http" or (place.port or 80) != self.health.port
             except ValueError:
                 return
             path = place._replace(scheme="", netloc="", fragment="").geturl() or "/"
@@ -101,7 +101,7 @@ class Questions:
             self.asked = path
             passed.append(path)
             try:
-                held = await HeldRequest.begin(replace(self._health, path=path, cookies=cookies))
+                held = await HeldRequest.begin(replace(self.health, path=path, cookies=cookies))
                 answer = await held.finish()
             except (OSError, NotReady):
                 return  # what a page elsewhere does is no matter of the health path
@@ -139,8 +139,8 @@ class Questions:
         Where it cannot be had that all are busy at once, because fewer run than may, it is asked as often all the same.
         """
         self.asked = path
-        request = replace(self._health, path=path)
-        backlog = Backlog(self._health.socket)
+        request = replace(self.health, path=path)
+        backlog = Backlog(self.health.socket)
         for _ in range(ROUNDS_MAX if self._full else 1):
             full = await self._round(request, threads, backlog)
             if full:

@@ -8,21 +8,25 @@ those of step 1. Whatever of that fails is told with what its process wrote sinc
 import asyncio
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor
-from tenantry.node.effects.health import FIRST_BAD_STATUS, HealthRequest
+from tenantry.node.effects.health import FIRST_BAD_STATUS, HealthRequest, ask
 from tenantry.node.effects.logs import read_tail
 from tenantry.node.effects.processes import child_pids, find
 from tenantry.node.effects.questions import Questions
 from tenantry.node.errors import EmperorUnavailable, NotReady
 from tenantry.node.render.engines import driver_of
+from tenantry.node.upstream import read_upstream
 from tenantry.node.vassal import find_groups
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
 
+FIRST_REFUSAL = 400
+COMPARED_SECONDS = 5.0  # for the generation that serves, which may be busy
 WATCH_STEP_SECONDS = 0.5
 WORKER_DEATHS = 3
 EMPEROR_SILENT_STEPS = 6  # one that is being started again is back before
@@ -97,6 +101,8 @@ class Readiness:
         if served == generation:
             questions.urge()
             return  # it was asked all the rest when it was new
+        if served is not None and answer.status >= FIRST_REFUSAL:
+            await self._compare(questions.health, spec.slug, served, answer.status)
         workers = child_pids(questions.pid)
         await questions.follow(answer)
         for path in (spec.health_path, *spec.warm_paths):
@@ -108,6 +114,26 @@ class Readiness:
             # More than workers: one may have ended and left a copy of itself, which its master is about to notice.
             await asyncio.sleep(NOTICED_SECONDS)
         questions.check_steady(workers)
+
+    async def _compare(self, health: HealthRequest, slug: Slug, served: int, status: int) -> None:
+        """`NotReady` when the generation that serves does not refuse what this one refused: a page was lost.
+
+        One that sleeps is not woken for that.
+        """
+        upstream = read_upstream(self._layout.site(slug))
+        if upstream.asleep or upstream.generation != served:
+            return
+        former = replace(health, socket=self._layout.socket(slug, served), protocol=upstream.protocol)
+        try:
+            async with asyncio.timeout(COMPARED_SECONDS):
+                before = await ask(former)
+        except (OSError, TimeoutError, NotReady):
+            return  # it tells nothing
+        if before.status < FIRST_REFUSAL:
+            raise NotReady(
+                f"it answered {health.path} with status {status}, generation {served}, which serves, with "
+                f"{before.status}. If that is meant: «tenantry project update PROJECT --health-path PATH»"
+            )
 
     async def _watch_start(self, slug: Slug, generation: int, questions: Questions, served: int | None) -> NoReturn:
         """Notice a process that keeps ending, which a request waiting in the socket's queue does not."""
