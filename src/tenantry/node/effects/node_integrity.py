@@ -21,12 +21,14 @@ from tenantry.node.integrity import Drift, Place, Signature, compare, describe, 
 from tenantry.node.layout import Layout, is_slug, parse_vassal
 from tenantry.node.prepare import FixedFile, fixed_files, noted_circumstances, own_directories
 from tenantry.node.probes import Tables, entries
+from tenantry.node.render.engine import STOP_SECONDS
 from tenantry.node.render.nginx import served_revision
 
 logger = logging.getLogger(__name__)
 
 SOCKETS_FRESH_SECONDS = 1.0
 AGAIN_SECONDS = 1.0  # before a second look at what may have been on its way
+ENDING_SECONDS = STOP_SECONDS + 5.0  # a process without its ini may take as long to answer what it has
 YOUNG_SECONDS = 10.0  # an ini this new may not have been started yet
 BATCH = 1000
 STATE_MODE = 0o600
@@ -110,6 +112,7 @@ class NodeIntegrity:
         self._nginx = Nginx(config)
         self._draining: bool | None = None
         self._read: dict[Path, tuple[Signature, bytes]] = {}
+        self._gone: dict[str, float] = {}  # whose ini was missing, since when that is seen
         self.times = VassalTimes(self._layout.vassals)
 
     async def visitors(self) -> int:
@@ -285,8 +288,12 @@ class NodeIntegrity:
         """Return what is odd about the emperor's list, by name of ini."""
         files = self._tables.vassals.names()
         found = dict.fromkeys(state.blacklisted & files, "its process keeps ending; the emperor waits longer each time")
+        now = time.monotonic()
         gone = (name for name in state.running - files if parse_vassal(name) is not None)
-        found |= dict.fromkeys(gone, "the emperor runs it though it is gone")
+        self._gone = {name: self._gone.get(name, now) for name in gone}
+        for name, since in self._gone.items():
+            if now - since > ENDING_SECONDS:
+                found[name] = "the emperor runs it though it is gone"
         for name in files - state.running - state.blacklisted:
             # Also one of a later time: the clock was set back since.
             if abs(time.time() - _mtime(self._layout.vassals / name)) > YOUNG_SECONDS:
