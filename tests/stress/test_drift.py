@@ -78,7 +78,7 @@ def is_by_others(mutation: Mutation) -> bool:
     """Whether somebody other than the check may have undone it first, without a note.
 
     The emperor starts processes that ended; what is named like a site nobody wants is the rest of one, and taken away
-    as such; the agent writes the head that it remembers whenever it has read something, with the mode that it has to have.
+    as such; the agent writes the head that it remembers whenever it has read something, with its right mode.
     """
     rest = mutation.slug is None and mutation.path.parent.name in ("sites", "hosts", "vassals")
     return mutation.name == "kill process" or rest or mutation.path.name == "head.json"
