@@ -336,6 +336,78 @@ def test_a_broken_generation_leaves_the_old_one_serving(
     assert node.page("blog.localhost")["version"] == "demo-1"
 
 
+NOTES = """
+import os, sys, threading
+from asgiref.sync import sync_to_async
+BEFORE = {before}
+async def asgi(scope, receive, send):
+    assert scope["type"] == "http" and scope["client"] == ("127.0.0.1", 0)
+    def note():
+        with open(os.environ["TMPDIR"] + "/asked", "a") as file:
+            print(os.getpid(), threading.get_ident(), scope["path"], file=file)
+        if scope["query_string"] == b"raise":
+            raise RuntimeError("not warm")
+        return len(open(os.environ["TMPDIR"] + "/asked").readlines())
+    asked = await sync_to_async(note)()
+    broken = scope["query_string"] == b"last" and asked == 17
+    await send({{"type": "http.response.start", "status": 503 if broken else 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"ok"}})
+"""
+OLD_LIBRARY = "from django_tenantry import asgi_site; asgi_site.is_for_all = lambda scope: False"
+
+
+def warmed(
+    node: Node, name: str, warm_paths: list[str], before: str = "None"
+) -> tuple[dict[str, Any], list[list[str]]]:
+    """Bring up four workers of two threads; returns the report and what was asked: process, thread, path."""
+    global _generation
+    if not (node.home / "releases" / name).exists():
+        node.release(name, NOTES.format(before=before))
+    notes = node.home / "data" / "blog" / "tmp" / "asked"
+    notes.unlink(missing_ok=True)
+    _generation += 1
+    changes = {"processes": 4, "threads": 2, "warm_paths": warm_paths, "health_path": "/health"}
+    revision = node.put(in_granian(node, name, generation=_generation, **changes))
+    report = wait_until(
+        lambda: (
+            (said := node.last_report("blog")) and said["revision"] >= revision and said["state"] != "applying" and said
+        ),
+        60,
+        "a report",
+    )
+    return report, [line.split() for line in notes.read_text().splitlines()]
+
+
+def test_every_thread_of_every_worker_is_asked_before_visitors_are(node: Node) -> None:
+    serve(node)
+    report, asked = warmed(node, "notes-1", ["/warm", "/other?a=b"])
+    assert report["state"] == "serving", report
+    for path in ("/health", "/warm", "/other"):
+        threads = [(pid, thread) for pid, thread, where in asked if where == path]
+        assert len(set(threads)) == 8, path
+        assert len({pid for pid, _ in threads}) == 4, path
+        assert len(threads) == 8 + (path == "/health"), "and once only"
+
+
+@pytest.mark.parametrize(
+    ("warm_path", "expected"),
+    [("/warm?raise", "answered /warm?raise with status 500 (RuntimeError: not warm)"),
+     ("/warm?last", "answered /warm?last with status 503")],
+)  # fmt: skip
+def test_one_thread_of_one_worker_can_fail_a_generation(node: Node, warm_path: str, expected: str) -> None:
+    serve(node)
+    report, _ = warmed(node, "notes-1", [warm_path])
+    assert report["state"] == "failed"
+    assert expected in report["message"]
+    assert node.page("blog.localhost")["version"] == "demo-1"
+
+
+def test_a_release_with_a_library_of_before_is_asked_as_often(node: Node) -> None:
+    report, asked = warmed(node, "notes-2", ["/warm"], before=f"exec({OLD_LIBRARY!r})")
+    assert report["state"] == "serving", report
+    assert [where for _, _, where in asked] == ["/health"] * 9 + ["/warm"] * 8
+
+
 def test_a_worker_that_dies_is_replaced_and_a_killed_launcher_leaves_none(node: Node) -> None:
     serve(node)
     assert node.get("blog.localhost", "/die")[0] == 503
