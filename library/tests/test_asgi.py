@@ -271,7 +271,7 @@ def test_what_is_open_is_closed_when_the_launcher_says_so(monkeypatch: pytest.Mo
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, terminated.append, 1)
+        loop.add_signal_handler(signal.SIGINT, terminated.append, 1)
         site = Site(project, {})
         wires = {kind: Wire() for kind in ("text/event-stream", "text/plain")}
         socket, life = Wire(), Wire({"type": "lifespan.startup"})

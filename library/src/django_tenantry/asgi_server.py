@@ -10,7 +10,8 @@ why its version is pinned.
 
 When the process has to end: 1 the workers are told through a pipe, and close what would be cut off (`ending`) ·
 2 they stop accepting and finish their requests · 3 after `stop-seconds` the rest is killed. A launcher that is killed
-closes the pipe, too, so no worker is left behind. A worker that ends before any of them had loaded the application ends
+closes the pipe, too, so no worker is left behind. A worker that has grown is replaced by one that is started first,
+and hears of its end by a signal. A worker that ends before any of them had loaded the application ends
 the process: the same would happen to the next one. Later ones are replaced.
 """
 
@@ -32,12 +33,16 @@ from django_tenantry.ending import STOP_FD_VARIABLE
 LISTENING_FD = 3
 EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"
 LOYAL = b"\x11"  # what uWSGI's emperor calls a process that started well: it is not put on its blacklist when it ends
+GROWN_STEP_SECONDS, GROWN_STEPS = 20, 2  # how often, in a row, a worker is seen to be too large: a start costs, too
 REQUESTS_MAX = 1000  # and websockets, of one worker at a time: each takes a descriptor
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the platform wrote for one generation. `name` is `<slug>.<generation>`."""
+    """What the platform wrote for one generation. `name` is `<slug>.<generation>`.
+
+    A worker that is seen to have more than `worker_mb` of memory is replaced; 0: none is.
+    """
 
     name: str
     workers: int
@@ -45,6 +50,7 @@ class Plan:
     backlog: int
     stop_seconds: int
     request_seconds: int
+    worker_mb: int
 
 
 def read_plan(path: Path) -> Plan:
@@ -59,6 +65,7 @@ def read_plan(path: Path) -> Plan:
         backlog=int(section["backlog"]),
         stop_seconds=int(section["stop-seconds"]),
         request_seconds=int(section["request-seconds"]),
+        worker_mb=int(section.get("worker-mb", "0")),
     )
 
 
@@ -174,6 +181,9 @@ def make_server(plan: Plan, stop_workers: Callable[[], None]) -> Any:
         backlog=plan.backlog,
         backpressure=REQUESTS_MAX,
         workers_kill_timeout=plan.stop_seconds,
+        workers_max_rss=plan.worker_mb or None,
+        rss_sample_interval=GROWN_STEP_SECONDS,
+        rss_samples=GROWN_STEPS,
         log_level=LogLevels.error,
     )
 
