@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import socket
@@ -486,6 +487,47 @@ def is_whole(site: Path, generation: int) -> bool:
 
 def answers(node: Node) -> bool:
     return node.get("blog.localhost")[0] == 200
+
+
+HELD = """
+import os, time
+while os.path.exists(os.environ["TMPDIR"] + "/hold"):
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("to_granian", [True, False])
+def test_who_is_held_while_a_site_changes_its_engine_is_led_to_the_new_one(node: Node, to_granian: bool) -> None:
+    """The old generation is woken for visitors; before it has loaded, the agent leads them to one of another engine."""
+    if not (node.home / "releases" / "held-1").exists():
+        node.release("held-1", HELD + ASGI)
+    sleepy = {"runtime": "on_demand", "limits": {"idle_seconds": 1}}
+    old = serve(node, "held-1", engine=not to_granian, **sleepy)
+    site, vassal = node.home / "run" / "sites" / "blog", node.home / "run" / "vassals" / f"blog.{old}.ini"
+    link = site / ("app.sock" if to_granian else "app.http")
+    wait_until(lambda: os.readlink(link).startswith("../../wake.") and not vassal.exists(), 30, "sleep")
+    hold = node.home / "data" / "blog" / "tmp" / "hold"
+    hold.touch()
+    answers: list[Any] = []
+    bodies = (b"", b"", b"x" * 300_000)
+    visitors = [threading.Thread(target=lambda b=body: answers.append(post(node, b))) for body in bodies]  # type: ignore[misc]
+    for visitor in visitors:
+        visitor.start()
+    wait_until(lambda: (site / f"{old}.sock").exists(), what="the old generation to be woken")
+    serve(node, "demo-2", engine=to_granian, **sleepy)
+    assert answers == []
+    hold.unlink()
+    for visitor in visitors:
+        visitor.join()
+    assert sorted(answers) == sorted((200, "demo-2", len(body)) for body in bodies)
+
+
+def post(node: Node, body: bytes) -> tuple[int, str, int]:
+    """Return status, version and how much of the body came."""
+    status, _, answer = node.get("blog.localhost", "/", "POST" if body else "GET", body=body)
+    page = json.loads(answer) if status == 200 else {"version": answer[:100]}
+    length = page.get("length", page.get("request", {}).get("CONTENT_LENGTH") or 0)
+    return status, page["version"], int(length)
 
 
 def test_an_asgi_site_sleeps_and_a_page_or_a_websocket_wakes_it(node: Node) -> None:
