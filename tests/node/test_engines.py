@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import websockets
-from node_lab import APPLICATION, AS_ROOT, Node, prepared, wait_until
+from node_lab import APPLICATION, AS_ROOT, GRANIAN, Node, prepared, wait_until
 from websockets.asyncio.client import ClientConnection, connect
 
 from tenantry.node.effects.emperor import ask_emperor
@@ -66,7 +66,6 @@ async def asgi(scope, receive, send):
         "status": open("/proc/self/status").read(), **facts}).encode(), False)
 """
 )
-GRANIAN = {"engine": "granian", "asgi": "app:asgi"}
 
 
 def in_granian(node: Node, release: str, **changes: Any) -> dict[str, Any]:

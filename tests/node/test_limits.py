@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django_tenantry.answering import UNANSWERED_MAX
-from node_lab import AS_ROOT, Node, Postgres, prepared, wait_until
+from node_lab import AS_ROOT, GRANIAN, Node, Postgres, prepared, wait_until
 
 from tenantry.node.config import read_config
 from tenantry.node.effects.limits import SiteLimits
@@ -62,7 +62,6 @@ async def asgi(scope, receive, send):
     await send({"type": "http.response.body", "body": json.dumps({"pid": os.getpid()}).encode()})
 """
 )
-GRANIAN = {"engine": "granian", "asgi": "app:asgi"}
 
 
 @pytest.fixture(scope="module")
