@@ -26,7 +26,7 @@ class Breakage:
     """`code` follows the helpers above in a module. `words`: a pattern that the message or the log must match.
 
     `settings` is the text of a settings module, for a project of Django's. `release` and `site` change the documents.
-    `granian`: its engine, before too; the module's application is `asgi`.
+    `granian`: its engine, before too; the module's application is `asgi`, or Django's own.
     """
 
     name: str
@@ -51,7 +51,8 @@ class Breakage:
     def document(self) -> dict[str, Any]:
         """Return the changes to a site's document."""
         wsgi = "" if self.settings is not None else f"{self.module}:application"
-        engine = {"engine": "granian", "asgi": f"{self.module}:asgi"} if self.granian else {}
+        asgi = "" if self.settings is not None else f"{self.module}:asgi"
+        engine = {"engine": "granian", "asgi": asgi} if self.granian else {}
         return {"release_changes": {"wsgi": wsgi, "settings": self.module} | engine | self.release} | self.site
 
 
@@ -364,6 +365,13 @@ BREAKAGES = (
     ),
     _asgi("granian: status 500", "answered / with status 500", "await answer_asgi(send, 500)", short=True),
     _asgi("granian: exception when asked", "ValueError: no answer", "raise ValueError('no answer')"),
+    Breakage(
+        "granian: migrations missing",
+        'relation "auth_user" does not exist',
+        settings="",
+        site={"health_path": "/users"},
+        granian=True,
+    ),
     _asgi("granian: no answer", _TIMED_OUT, _FOREVER),
     _asgi(
         "granian: half an answer",
