@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django_tenantry.answering import UNANSWERED_MAX
-from django_tenantry.asgi_site import Site
+from django_tenantry.asgi_site import ASKED, Site
+from django_tenantry.asgi_workers import Workers
 from django_tenantry.ending import STOP_FD_VARIABLE
 
 HEADERS = [
@@ -178,6 +179,53 @@ def test_a_request_that_takes_too_long_is_answered_and_holds_up_nobody() -> None
     assert cleaned == ["stuck"]
 
 
+def test_the_platform_has_every_thread_answer_and_hears_the_worst(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_tenantry.asgi_workers.END_SECONDS", 0.05)
+    ran: set[int] = set()
+
+    async def project(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            scope["state"]["begun"] = True
+            raise ValueError
+        assert scope["state"] == {"begun": True}
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        ran.add(await sync_to_async(threading.get_ident)())
+        path = scope["path"]
+        if path == "/raises":
+            raise RuntimeError("it is broken")
+        await send({"type": "http.response.start", "status": 404 if path == "/404" else 200, "headers": []})
+        while path == "/endless":
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.body", "body": b"ok", "more_body": path == "/half"})
+
+    async def work() -> None:
+        workers = Workers(1)
+        workers.become(0)
+        site = Site(project, {"TENANTRY_THREADS": "3"})
+        site.join(workers)
+        life = asyncio.create_task(site({"type": "lifespan", "state": {}}, *pipes(Wire())))
+        await asyncio.sleep(0)
+
+        async def status(path: str) -> int:
+            wire = Wire()
+            await site(scope(path=path, headers=[*HEADERS, (b"x-tenantry-probe", b"all")]), *pipes(wire))
+            assert wire.sent[0]["headers"] == [(ASKED, b"3")]
+            return int(wire.sent[0]["status"])
+
+        assert [await status(path) for path in ("/", "/404")] == [200, 404]
+        assert len(ran) == 3
+        for path, why in {"/raises": "broken", "/endless": "does not end", "/half": "not whole"}.items():
+            assert await status(path) == 500
+            assert why in capsys.readouterr().err
+        life.cancel()
+        workers.close()
+
+    run(work)
+
+
 def test_who_comes_when_too_many_wait_is_told_at_once() -> None:
     released = asyncio.Event()
 
@@ -223,7 +271,7 @@ def test_what_is_open_is_closed_when_the_launcher_says_so(monkeypatch: pytest.Mo
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, terminated.append, 1)
+        loop.add_signal_handler(signal.SIGINT, terminated.append, 1)
         site = Site(project, {})
         wires = {kind: Wire() for kind in ("text/event-stream", "text/plain")}
         socket, life = Wire(), Wire({"type": "lifespan.startup"})

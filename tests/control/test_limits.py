@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tenantry.control.changelog.models import Change
+from tenantry.control.releases.models import Release
 from tenantry.control.sites.models import Site
 from tenantry.spec.limits import BOUNDS, Limits
 
@@ -50,6 +51,39 @@ def test_what_a_site_has_already_is_no_change(api: Api, make_site: MakeSite) -> 
     before = api.get("/sites/blog")
     same = api("PATCH", "/sites/blog", {"limits": {"memory_mb": 100, "request_seconds": 60}}).json()
     assert (same["revision"], same["generation"]) == (before["revision"], before["generation"])
+
+
+def test_workers_that_would_never_grow_are_refused(api: Api, make_site: MakeSite) -> None:
+    make_site("blog", limits={"processes_max": 4})
+    add_granian_release()
+
+    def refused(method: str, path: str, body: Any) -> bool:
+        answer = api(method, path, body)
+        return answer.status_code == 422 and "demo-2 runs in granian" in str(answer.json())
+
+    growing = {"limits": {"processes_max": 4}}
+    assert refused("PATCH", "/sites/blog", {"release": "demo-2"})
+    assert refused("POST", "/sites", {"slug": "chat", "project": "demo", "release": "demo-2", **growing})
+    assert api("PATCH", "/sites/blog", {"release": "demo-2", "limits": {"processes_max": 0}}).status_code == 200
+    assert refused("PATCH", "/sites/blog", growing)
+    assert api("PATCH", "/sites/blog", {"processes": 4, **growing}).status_code == 200, "that is no growth"
+    assert refused("PATCH", "/sites/blog", {"processes": 2})
+    assert api("PATCH", "/sites/blog", {"limits": {"memory_mb": 512}}).status_code == 200
+
+
+def test_a_site_that_already_asks_for_growth_that_is_none_can_be_changed(api: Api, make_site: MakeSite) -> None:
+    """Such sites were made before it was refused."""
+    site = make_site("blog", limits={"processes_max": 4})
+    Release.objects.filter(pk=site.release_id).update(engine="granian")
+    assert api("PATCH", "/sites/blog", {"limits": {"memory_mb": 512}}).status_code == 200
+    assert api("PATCH", "/sites/blog", {"processes": 2}).status_code == 422
+    assert api("PATCH", "/sites/blog", {"limits": {"processes_max": 0}}).status_code == 200
+
+
+def add_granian_release() -> None:
+    first = Release.objects.get(name="demo-1")
+    first.pk, first.name, first.number, first.engine = None, "demo-2", 2, "granian"
+    first.save(force_insert=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fifty ways in which a new generation can be broken: what its code does, and what the person is told.
+"""Eighty ways in which a new generation can be broken: what its code does, and what the person is told.
 
 Each is a module of one release, which a site that serves another release is given as its next generation.
 """
@@ -12,9 +12,13 @@ import os, sys, time, threading, signal, socket, resource, itertools
 def answer(start_response, status="200 OK", *headers):
     start_response(status, [("Content-Length", "2"), *headers])
     return [b"ok"]
+async def answer_asgi(send, status=200):
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
 """
 _FOREVER = "while True: time.sleep(600)"
 _TIMED_OUT = r"did not answer \S+ within"
+_ENDED = "ended before it (was ready|answered)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Breakage:
     """`code` follows the helpers above in a module. `words`: a pattern that the message or the log must match.
 
     `settings` is the text of a settings module, for a project of Django's. `release` and `site` change the documents.
+    `granian`: its engine, before too; the module's application is `asgi`, or Django's own.
     """
 
     name: str
@@ -31,6 +36,7 @@ class Breakage:
     release: dict[str, Any] = field(default_factory=dict)
     site: dict[str, Any] = field(default_factory=dict)
     short: bool = False  # in the default run
+    granian: bool = False
 
     @property
     def module(self) -> str:
@@ -45,7 +51,9 @@ class Breakage:
     def document(self) -> dict[str, Any]:
         """Return the changes to a site's document."""
         wsgi = "" if self.settings is not None else f"{self.module}:application"
-        return {"release_changes": {"wsgi": wsgi, "settings": self.module} | self.release} | self.site
+        asgi = "" if self.settings is not None else f"{self.module}:asgi"
+        engine = {"engine": "granian", "asgi": asgi} if self.granian else {}
+        return {"release_changes": {"wsgi": wsgi, "settings": self.module} | engine | self.release} | self.site
 
 
 def _import(name: str, words: str, code: str, **more: Any) -> Breakage:
@@ -71,6 +79,13 @@ def _raw(name: str, words: str, sent: str, **more: Any) -> Breakage:
         return []
     """
     return _request(name, words, code, **more)
+
+
+def _asgi(name: str, words: str, code: str, before: str = "", **more: Any) -> Breakage:
+    """Broken when granian asks it: the body of `asgi(scope, receive, send)` for a request."""
+    body = textwrap.indent(textwrap.dedent(code).strip(), "    ")
+    head = "async def asgi(scope, receive, send):\n    assert scope['type'] == 'http'"
+    return Breakage(name, words, f"{textwrap.dedent(before)}\n{head}\n{body}\n", granian=True, **more)
 
 
 _SETTINGS = """
@@ -318,5 +333,89 @@ BREAKAGES = (
         _TIMED_OUT,
         "if environ['PATH_INFO'] == '/warm': time.sleep(600)\nreturn answer(start_response)",
         site={"warm_paths": ["/warm"]},
+    ),
+    _import("granian: exception", "RuntimeError: it is broken", "raise RuntimeError('it is broken')", granian=True),
+    _import("granian: missing module", "named 'no_such_module'", "import no_such_module", granian=True, short=True),
+    _import("granian: hanging import", _TIMED_OUT, _FOREVER, granian=True, short=True),
+    _import("granian: os._exit(0)", _ENDED, "os._exit(0)", granian=True, short=True),
+    _import("granian: exit with 3", _ENDED, "sys.exit(3)", granian=True),
+    _import("granian: killed", _ENDED, "os.kill(os.getpid(), signal.SIGKILL)", granian=True),
+    _import("granian: no application", "has no ASGI application called asgi", "asgi = None", granian=True),
+    _import(
+        "granian: launcher killed",
+        _ENDED,
+        f"os.kill(os.getppid(), signal.SIGKILL)\n{_FOREVER}",
+        granian=True,
+    ),
+    _import(
+        "granian: daemon",
+        _ENDED,
+        "if os.fork(): os._exit(0)\nos.setsid()\nasync def asgi(scope, receive, send): await answer_asgi(send)",
+        granian=True,
+    ),
+    _import(
+        "granian: lifespan fails",
+        _ENDED,
+        """
+        async def asgi(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await send({"type": "lifespan.startup.failed", "message": "no"})
+                return
+            await answer_asgi(send)
+        """,
+        granian=True,
+    ),
+    _asgi("granian: status 500", "answered / with status 500", "await answer_asgi(send, 500)", short=True),
+    _asgi("granian: exception when asked", "ValueError: no answer", "raise ValueError('no answer')"),
+    Breakage(
+        "granian: migrations missing",
+        'relation "auth_user" does not exist',
+        settings="",
+        site={"health_path": "/users"},
+        granian=True,
+    ),
+    _asgi("granian: no answer", _TIMED_OUT, _FOREVER),
+    _asgi(
+        "granian: half an answer",
+        "half an answer|without an answer|is not whole",
+        "await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', b'9')]})\n"
+        "await send({'type': 'http.response.body', 'body': b'half', 'more_body': True})",
+    ),
+    _asgi(
+        "granian: never ending body",
+        "does not end",
+        """
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+            await asyncio.sleep(0.01)
+        """,
+        before="import asyncio",
+    ),
+    _asgi(
+        "granian: answers once",
+        "ended after it had answered|ended before it answered",
+        "threading.Timer(0.02, os._exit, (1,)).start()\nawait answer_asgi(send)",
+    ),
+    _asgi(
+        "granian: dies when asked again",
+        "ended after it had answered|ended before it answered",
+        "if next(asked): os._exit(1)\nawait answer_asgi(send)",
+        before="asked = itertools.count()",
+        short=True,
+    ),
+    _asgi(
+        "granian: warm path broken",
+        "answered /warm with status 500 .RuntimeError: not warm",
+        "if scope['path'] == '/warm': raise RuntimeError('not warm')\nawait answer_asgi(send)",
+        site={"warm_paths": ["/warm"]},
+        short=True,
+    ),
+    _asgi(
+        "granian: warm path hangs",
+        _TIMED_OUT.replace(r"\S+", "/warm"),
+        "if scope['path'] == '/warm': time.sleep(600)\nawait answer_asgi(send)",
+        site={"warm_paths": ["/warm"]},
+        short=True,
     ),
 )

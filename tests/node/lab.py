@@ -55,6 +55,10 @@ def application(environ, start_response):
     return [body]
 """
 
+# The same for granian, with the changes to the release.
+ASGI_APPLICATION = f"{APPLICATION}\nfrom asgiref.wsgi import WsgiToAsgi\nasgi = WsgiToAsgi(application)\n"
+GRANIAN = {"engine": "granian", "asgi": "app:asgi"}
+
 
 def make_spec(generation: int = 2, hostnames: tuple[Fqdn, ...] = (Fqdn("a.localhost"),), **release: object) -> SiteSpec:
     return SiteSpec(

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 import pytest
 from node_breakages import BREAKAGES, URLS, Breakage
-from node_lab import Node, Postgres, prepared, wait_until
+from node_lab import ASGI_APPLICATION, GRANIAN, Node, Postgres, prepared, wait_until
 
 from tenantry.node.effects.processes import descendants, find
 from tenantry.node.sockets import read_sockets
@@ -31,7 +32,7 @@ def broken(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Node]
         seconds = READY_SECONDS_LONG if request.node.get_closest_marker("long") else READY_SECONDS
         config = json.loads(node.config.read_text()) | {"ready_seconds": seconds}
         node.config.write_text(json.dumps(config))
-        node.release("good-1")
+        node.release("good-1", ASGI_APPLICATION)
         node.release("broken-1")
         source = node.home / "releases" / "broken-1" / "src"
         (source / "broken_urls.py").write_bytes(URLS)
@@ -83,7 +84,7 @@ def check(node: Node, breakages: list[Breakage]) -> None:
     numbers = {slug: number for number, slug in enumerate(slugs, 1)}
     for slug, breakage in slugs.items():
         lock_database(node, numbers[slug]) if "/users" in str(breakage.site) else None
-        node.put(node.document(slug, numbers[slug], "good-1"))
+        node.put(good(node, slug, numbers[slug], breakage))
     for slug in slugs:
         node.reported(slug, numbers[slug])
     before = {slug: listing(node, slug) for slug in slugs}
@@ -118,9 +119,14 @@ def check(node: Node, breakages: list[Breakage]) -> None:
     sockets = read_sockets(node.home / "run" / "sites")
     assert {slug: sockets.listening[slug] for slug in slugs} == {slug: {1} for slug in slugs}  # type: ignore[index]
     for slug in slugs:
-        revisions[slug] = node.put(node.document(slug, numbers[slug], "good-1", generation=3))
+        revisions[slug] = node.put(good(node, slug, numbers[slug], slugs[slug], generation=3))
     for slug in slugs:
         assert node.reported(slug, revisions[slug])["generation"] == 3
+
+
+def good(node: Node, slug: str, number: int, breakage: Breakage, **changes: Any) -> dict[str, Any]:
+    """Return the document of a site that serves, in the engine of what it is to be given."""
+    return node.document(slug, number, "good-1", release_changes=GRANIAN if breakage.granian else {}, **changes)
 
 
 def lock_database(node: Node, number: int) -> None:

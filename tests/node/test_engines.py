@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 import websockets
-from node_lab import APPLICATION, AS_ROOT, Node, prepared, wait_until
+from node_lab import APPLICATION, AS_ROOT, GRANIAN, Node, prepared, wait_until
 from websockets.asyncio.client import ClientConnection, connect
 
 from tenantry.node.effects.emperor import ask_emperor
@@ -65,7 +66,6 @@ async def asgi(scope, receive, send):
         "status": open("/proc/self/status").read(), **facts}).encode(), False)
 """
 )
-GRANIAN = {"engine": "granian", "asgi": "app:asgi"}
 
 
 def in_granian(node: Node, release: str, **changes: Any) -> dict[str, Any]:
@@ -336,6 +336,78 @@ def test_a_broken_generation_leaves_the_old_one_serving(
     assert node.page("blog.localhost")["version"] == "demo-1"
 
 
+NOTES = """
+import os, sys, threading
+from asgiref.sync import sync_to_async
+BEFORE = {before}
+async def asgi(scope, receive, send):
+    assert scope["type"] == "http" and scope["client"] == ("127.0.0.1", 0)
+    def note():
+        with open(os.environ["TMPDIR"] + "/asked", "a") as file:
+            print(os.getpid(), threading.get_ident(), scope["path"], file=file)
+        if scope["query_string"] == b"raise":
+            raise RuntimeError("not warm")
+        return len(open(os.environ["TMPDIR"] + "/asked").readlines())
+    asked = await sync_to_async(note)()
+    broken = scope["query_string"] == b"last" and asked == 17
+    await send({{"type": "http.response.start", "status": 503 if broken else 200, "headers": []}})
+    await send({{"type": "http.response.body", "body": b"ok"}})
+"""
+OLD_LIBRARY = "from django_tenantry import asgi_site; asgi_site.is_for_all = lambda scope: False"
+
+
+def warmed(
+    node: Node, name: str, warm_paths: list[str], before: str = "None"
+) -> tuple[dict[str, Any], list[list[str]]]:
+    """Bring up four workers of two threads; returns the report and what was asked: process, thread, path."""
+    global _generation
+    if not (node.home / "releases" / name).exists():
+        node.release(name, NOTES.format(before=before))
+    notes = node.home / "data" / "blog" / "tmp" / "asked"
+    notes.unlink(missing_ok=True)
+    _generation += 1
+    changes = {"processes": 4, "threads": 2, "warm_paths": warm_paths, "health_path": "/health"}
+    revision = node.put(in_granian(node, name, generation=_generation, **changes))
+    report = wait_until(
+        lambda: (
+            (said := node.last_report("blog")) and said["revision"] >= revision and said["state"] != "applying" and said
+        ),
+        60,
+        "a report",
+    )
+    return report, [line.split() for line in notes.read_text().splitlines()]
+
+
+def test_every_thread_of_every_worker_is_asked_before_visitors_are(node: Node) -> None:
+    serve(node)
+    report, asked = warmed(node, "notes-1", ["/warm", "/other?a=b"])
+    assert report["state"] == "serving", report
+    for path in ("/health", "/warm", "/other"):
+        threads = [(pid, thread) for pid, thread, where in asked if where == path]
+        assert len(set(threads)) == 8, path
+        assert len({pid for pid, _ in threads}) == 4, path
+        assert len(threads) == 8 + (path == "/health"), "and once only"
+
+
+@pytest.mark.parametrize(
+    ("warm_path", "expected"),
+    [("/warm?raise", "answered /warm?raise with status 500 (RuntimeError: not warm)"),
+     ("/warm?last", "answered /warm?last with status 503")],
+)  # fmt: skip
+def test_one_thread_of_one_worker_can_fail_a_generation(node: Node, warm_path: str, expected: str) -> None:
+    serve(node)
+    report, _ = warmed(node, "notes-1", [warm_path])
+    assert report["state"] == "failed"
+    assert expected in report["message"]
+    assert node.page("blog.localhost")["version"] == "demo-1"
+
+
+def test_a_release_with_a_library_of_before_is_asked_as_often(node: Node) -> None:
+    report, asked = warmed(node, "notes-2", ["/warm"], before=f"exec({OLD_LIBRARY!r})")
+    assert report["state"] == "serving", report
+    assert [where for _, _, where in asked] == ["/health"] * 9 + ["/warm"] * 8
+
+
 def test_a_worker_that_dies_is_replaced_and_a_killed_launcher_leaves_none(node: Node) -> None:
     serve(node)
     assert node.get("blog.localhost", "/die")[0] == 503
@@ -414,6 +486,47 @@ def is_whole(site: Path, generation: int) -> bool:
 
 def answers(node: Node) -> bool:
     return node.get("blog.localhost")[0] == 200
+
+
+HELD = """
+import os, time
+while os.path.exists(os.environ["TMPDIR"] + "/hold"):
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("to_granian", [True, False])
+def test_who_is_held_while_a_site_changes_its_engine_is_led_to_the_new_one(node: Node, to_granian: bool) -> None:
+    """The old generation is woken for visitors; before it has loaded, the agent leads them to one of another engine."""
+    if not (node.home / "releases" / "held-1").exists():
+        node.release("held-1", HELD + ASGI)
+    sleepy = {"runtime": "on_demand", "limits": {"idle_seconds": 1}}
+    old = serve(node, "held-1", engine=not to_granian, **sleepy)
+    site, vassal = node.home / "run" / "sites" / "blog", node.home / "run" / "vassals" / f"blog.{old}.ini"
+    link = site / ("app.sock" if to_granian else "app.http")
+    wait_until(lambda: os.readlink(link).startswith("../../wake.") and not vassal.exists(), 30, "sleep")
+    hold = node.home / "data" / "blog" / "tmp" / "hold"
+    hold.touch()
+    answers: list[Any] = []
+    bodies = (b"", b"", b"x" * 300_000)
+    visitors = [threading.Thread(target=lambda b=body: answers.append(post(node, b))) for body in bodies]  # type: ignore[misc]
+    for visitor in visitors:
+        visitor.start()
+    wait_until(lambda: (site / f"{old}.sock").exists(), what="the old generation to be woken")
+    serve(node, "demo-2", engine=to_granian, **sleepy)
+    assert answers == []
+    hold.unlink()
+    for visitor in visitors:
+        visitor.join()
+    assert sorted(answers) == sorted((200, "demo-2", len(body)) for body in bodies)
+
+
+def post(node: Node, body: bytes) -> tuple[int, str, int]:
+    """Return status, version and how much of the body came."""
+    status, _, answer = node.get("blog.localhost", "/", "POST" if body else "GET", body=body)
+    page = json.loads(answer) if status == 200 else {"version": answer[:100]}
+    length = page.get("length", page.get("request", {}).get("CONTENT_LENGTH") or 0)
+    return status, page["version"], int(length)
 
 
 def test_an_asgi_site_sleeps_and_a_page_or_a_websocket_wakes_it(node: Node) -> None:

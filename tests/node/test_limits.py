@@ -1,4 +1,4 @@
-"""What happens to a site that takes too much, and to its neighbours: real uWSGI, nginx and control groups."""
+"""What happens to a site that takes too much, and to its neighbours: real engines, nginx and control groups."""
 
 import os
 import threading
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_lab import AS_ROOT, Node, Postgres, prepared, wait_until
+from django_tenantry.answering import UNANSWERED_MAX
+from node_lab import AS_ROOT, GRANIAN, Node, Postgres, prepared, wait_until
 
 from tenantry.node.config import read_config
 from tenantry.node.effects.limits import SiteLimits
@@ -49,12 +50,32 @@ def application(environ, start_response):
     return [body]
 """
 
+ASGI = (
+    APPLICATION
+    + """
+import asyncio
+async def asgi(scope, receive, send):
+    path, query = scope["path"], scope["query_string"].decode()
+    kind, body, number = b"text/event-stream" if path == "/events" else b"application/json", [], 0
+    if path == "/sleep":
+        await asyncio.sleep(float(query))
+    if path == "/leak":
+        application({"PATH_INFO": path, "QUERY_STRING": query, "wsgi.input": open(os.devnull, "rb"),
+            "CONTENT_LENGTH": "", "REQUEST_METHOD": "GET"}, lambda *_: None)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+    while path == "/events":
+        await send({"type": "http.response.body", "body": b"data: %d\\n\\n" % os.getpid(), "more_body": True})
+        await asyncio.sleep(0.1)
+    await send({"type": "http.response.body", "body": json.dumps({"pid": os.getpid()}).encode()})
+"""
+)
+
 
 @pytest.fixture(scope="module")
 def pair(postgres: Postgres) -> Any:
     """A node with the sites `greedy` and `quiet`."""
     with prepared(postgres) as node:
-        node.release("greedy-1", APPLICATION)
+        node.release("greedy-1", ASGI)
         node.start()
         for number, slug in enumerate(("greedy", "quiet"), 1):
             node.put(node.document(slug, number, "greedy-1"))
@@ -200,6 +221,53 @@ def test_a_leak_is_ended_alone_and_the_site_goes_on(pair: Node) -> None:
     wait_until(lambda: pair.get("greedy.localhost")[0] == 200, seconds=10)
     assert pair.page("greedy.localhost")["pid"] != worker
     assert pair.page("quiet.localhost")["pid"] == before
+
+
+def test_granian_ends_what_takes_too_long_and_takes_no_more_than_it_can_answer(pair: Node) -> None:
+    limited(pair, release_changes=GRANIAN, limits={"request_seconds": 3})
+
+    def ask(_: int) -> tuple[int, str]:
+        status, headers, _body = pair.get("greedy.localhost", "/sleep?2")
+        return status, headers.get("retry-after", "")
+
+    answers = at_once(UNANSWERED_MAX + 60, ask)
+    assert set(answers) == {(200, ""), (503, "5")}
+    assert answers.count((200, "")) >= UNANSWERED_MAX
+    assert answers[0] == (503, "5"), "who cannot be served is told at once"
+    began = time.monotonic()
+    assert pair.get("greedy.localhost", "/sleep?30")[0] == 503
+    assert time.monotonic() - began < 5
+    assert pair.get("greedy.localhost")[0] == 200
+
+
+def test_a_leak_under_granian_is_ended_alone_and_the_site_goes_on(pair: Node) -> None:
+    if "memory" not in find_groups(str(pair.home)):
+        pytest.skip("this machine has no control group for memory")
+    limited(pair, release_changes=GRANIAN, limits={"memory_mb": 100})
+    worker, before = pair.page("greedy.localhost")["pid"], pair.page("quiet.localhost")["pid"]
+    status, headers, _ = pair.get("greedy.localhost", "/leak?400")
+    assert (status, headers["retry-after"]) == (503, "5")
+    wait_until(lambda: pair.get("greedy.localhost")[0] == 200, seconds=10)
+    assert pair.page("greedy.localhost")["pid"] != worker
+    assert pair.page("quiet.localhost")["pid"] == before
+
+
+@pytest.mark.long
+def test_a_granian_worker_that_has_grown_is_replaced_without_a_lost_request(pair: Node) -> None:
+    """It is seen twice; the new one is started first, and who listens to the old one is told to come again."""
+    limited(pair, release_changes=GRANIAN, limits={"memory_mb": 200})
+    worker = pair.page("greedy.localhost")["pid"]
+    assert pair.page("greedy.localhost", "/leak?110")["pid"] == worker
+    events: list[bytes] = []
+    listener = threading.Thread(target=lambda: events.append(pair.get("greedy.localhost", "/events")[2]))
+    listener.start()
+    deadline, pids = time.monotonic() + 70, set()
+    while (worker in pids or not pids) and time.monotonic() < deadline:
+        pids = {pair.page("greedy.localhost", "/sleep?0.2")["pid"] for _ in range(20)}
+    assert pids
+    assert worker not in pids
+    listener.join(15)
+    assert events[0].endswith(b"\n\n"), "whole, as far as a client can see"
 
 
 @pytest.mark.long

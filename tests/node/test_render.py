@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from django_tenantry.asgi_server import read_plan
 from node_lab import make_spec
 
 from tenantry.node.config import Config, parse_config
@@ -18,10 +19,14 @@ from tenantry.node.errors import ConfigError
 from tenantry.node.layout import Layout
 from tenantry.node.prepare import prepare
 from tenantry.node.render.document import Secrets, encode, site_document
+from tenantry.node.render.engine import QUEUE_PER_WORKER
+from tenantry.node.render.engines import DRIVERS
 from tenantry.node.render.nginx import NginxSettings, render_nginx
 from tenantry.node.render.uwsgi import render_emperor, render_vassal
 from tenantry.spec.errors import InvalidDocument
+from tenantry.spec.limits import Limits
 from tenantry.spec.names import Slug
+from tenantry.spec.sites import Engine
 
 CRAFTED = ['"; }', "two\nlines", "@(exec://id)", "$(HOME)", "%(home)", "${PATH}", "100%abc", "'; drop", "\\", "ünï"]
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -70,6 +75,17 @@ def test_nginx_conf_reads_as_agreed() -> None:
 def test_uwsgi_files_read_as_agreed() -> None:
     same_as_snapshot("emperor.ini", render_emperor(Layout(Path("/srv/tenantry"))))
     same_as_snapshot("vassal.ini", render_vassal(Slug("blog"), 3, processes=2, threads=4, backlog=1024))
+
+
+def test_granians_file_reads_as_its_launcher_understands_it(tmp_path: Path) -> None:
+    file = tmp_path / "blog.3.ini"
+    plans = []
+    for limits in (Limits(request_seconds=7, processes_max=4), Limits(memory_mb=300), Limits(memory_mb=1)):
+        file.write_text(DRIVERS[Engine.GRANIAN].ini(replace(make_spec(3), limits=limits), 3, 1024))
+        plans.append(read_plan(file))
+    assert (plans[0].name, plans[0].workers, plans[0].backlog) == ("blog.3", 1, QUEUE_PER_WORKER)
+    assert [plan.request_seconds for plan in plans] == [7, 60, 60]
+    assert [plan.worker_mb for plan in plans] == [0, 150, 1]
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1"])

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from node_lab import Node, wait_until
+from node_lab import ASGI_APPLICATION, GRANIAN, Node, wait_until
 
 from tenantry.node.answer import Entry, parse_entry
 from tenantry.node.desired import DesiredState
@@ -49,6 +49,21 @@ def test_a_touch_begins_the_site_anew_within_a_second(serving: Node) -> None:
     assert serving.reported(SLUG, revision)["generation"] == 2
     assert pid_of(serving) != before
     assert serving.sql("SELECT report->'drift' FROM agent_v1.received WHERE report->'drift' <> '[]'") == []
+
+
+def test_a_touch_begins_a_granian_site_anew_without_a_failed_request(serving: Node) -> None:
+    serving.release("async-1", ASGI_APPLICATION)
+    revision = serving.put(serving.document(SLUG, 1, "async-1", release_changes=GRANIAN, processes=2))
+    serving.reported(SLUG, revision)
+    old = os.readlink(serving.home / "run" / "sites" / SLUG / "app.http")
+    before = {pid_of(serving) for _ in range(5)}
+    (serving.home / "run" / "sites" / SLUG / "restart").touch()
+    wait_until(lambda: pid_of(serving) not in before, what="a new process")
+    wait_until(lambda: "run/sites/blog/restart was touched" in note(serving), what="the report")
+    assert not before & {pid_of(serving) for _ in range(5)}
+    assert os.readlink(serving.home / "run" / "sites" / SLUG / "app.http") != old
+    report = serving.reported(SLUG, revision)
+    assert (report["generation"], report["state"]) == (1, "serving")
 
 
 def test_a_site_may_begin_itself_anew_and_a_failure_leaves_it_serving(serving: Node) -> None:

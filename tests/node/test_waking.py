@@ -69,7 +69,7 @@ def test_who_wakes_what_the_agent_replaces_meanwhile_is_led_to_the_new_one(confi
         directory = park(config, 2, led_to="2.sock")
         config.layout.vassal(BLOG, 1).unlink()
         config.layout.parked(BLOG, 1).unlink()
-        assert await visitor == config.layout.socket(BLOG, 2)
+        assert (await visitor).socket == config.layout.socket(BLOG, 2)
         assert not list(config.layout.wake_failures.iterdir()), "nothing failed"
         assert os.readlink(directory / "app.sock") == "2.sock"
 
@@ -114,7 +114,7 @@ def test_a_process_on_its_way_out_is_not_taken_for_the_one_that_starts(config: C
             assert not visitor.done()
         socket.unlink(missing_ok=True)
         async with await asyncio.start_unix_server(answer, socket):
-            assert await visitor == socket
+            assert (await visitor).socket == socket
 
     asyncio.run(body())
 

@@ -8,6 +8,7 @@ import os
 from typing import cast
 
 from django_tenantry.asgi_site import Site
+from django_tenantry.failures import explain_failures
 from django_tenantry.interface import ASGIApplication
 from django_tenantry.loading import load_callable
 from django_tenantry.prefix import enforce_cache_prefix
@@ -24,3 +25,4 @@ def load_application(name: str) -> ASGIApplication:
 
 enforce_cache_prefix()
 application = Site(load_application(os.environ.get("TENANTRY_ASGI", "")), os.environ)
+explain_failures()

@@ -3,17 +3,20 @@
     python -m django_tenantry.asgi_server /…/run/vassals/<slug>.<generation>.ini
 
 The launcher takes the listening socket as descriptor 3 and starts workers, each of which loads the site's application
-(`django_tenantry.asgi`) by itself. It does what the emperor expects of a process it started: it says when it is loyal,
-and it ends when it is told to or the emperor is gone. granian can bind a path but not take a socket over: that one step
-of its server is replaced here, which is why its version is pinned.
+(`django_tenantry.asgi`) by itself, and may ask the others (`asgi_workers`). It does what the emperor expects of a
+process it started: it says when it is loyal, and it ends when it is told to or the emperor is gone. granian can bind a
+path but not take a socket over: that step of its server is replaced here, and workers are told their numbers, which is
+why its version is pinned.
 
 When the process has to end: 1 the workers are told through a pipe, and close what would be cut off (`ending`) ·
 2 they stop accepting and finish their requests · 3 after `stop-seconds` the rest is killed. A launcher that is killed
-closes the pipe, too, so no worker is left behind. A worker that ends before any of them had loaded the application ends
+closes the pipe, too, so no worker is left behind. A worker that has grown is replaced by one that is started first,
+and hears of its end by a signal. A worker that ends before any of them had loaded the application ends
 the process: the same would happen to the next one. Later ones are replaced.
 """
 
 import configparser
+import functools
 import multiprocessing
 import os
 import signal
@@ -24,17 +27,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django_tenantry.asgi_workers import Workers
 from django_tenantry.ending import STOP_FD_VARIABLE
 
 LISTENING_FD = 3
 EMPEROR_VARIABLE = "UWSGI_EMPEROR_FD"
 LOYAL = b"\x11"  # what uWSGI's emperor calls a process that started well: it is not put on its blacklist when it ends
+GROWN_STEP_SECONDS, GROWN_STEPS = 20, 2  # how often, in a row, a worker is seen to be too large: a start costs, too
 REQUESTS_MAX = 1000  # and websockets, of one worker at a time: each takes a descriptor
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the platform wrote for one generation. `name` is `<slug>.<generation>`."""
+    """What the platform wrote for one generation. `name` is `<slug>.<generation>`.
+
+    A worker that is seen to have more than `worker_mb` of memory is replaced; 0: none is.
+    """
 
     name: str
     workers: int
@@ -42,6 +50,7 @@ class Plan:
     backlog: int
     stop_seconds: int
     request_seconds: int
+    worker_mb: int
 
 
 def read_plan(path: Path) -> Plan:
@@ -56,6 +65,7 @@ def read_plan(path: Path) -> Plan:
         backlog=int(section["backlog"]),
         stop_seconds=int(section["stop-seconds"]),
         request_seconds=int(section["request-seconds"]),
+        worker_mb=int(section.get("worker-mb", "0")),
     )
 
 
@@ -93,6 +103,7 @@ class Launcher:
         self._plan = plan
         self._emperor = emperor
         self._pipes = Pipes()
+        self._workers = Workers(plan.workers)
         self._server = make_server(plan, self._pipes.stop_workers)
         self._is_loaded = False
 
@@ -106,13 +117,15 @@ class Launcher:
             print(f"{self._plan.name}: {why}", file=sys.stderr)
             raise
 
-    def _load(self) -> Callable[..., Any]:
-        """In a worker."""
+    def _load(self, index: int) -> Callable[..., Any]:
+        """In the worker with this number."""
         self._pipes.become_worker()
+        self._workers.become(index)
         if self._emperor is not None:
             os.close(self._emperor)
         from django_tenantry.asgi import application
 
+        application.join(self._workers)
         self._pipes.say_loaded()
         return application
 
@@ -153,6 +166,9 @@ def make_server(plan: Plan, stop_workers: Callable[[], None]) -> Any:
             self._shd = holder(LISTENING_FD, True, plan.backlog)
             self._sfd = LISTENING_FD
 
+        def _spawn_worker(self, idx: int, target: Any, callback_loader: Callable[[int], Any]) -> Any:
+            return super()._spawn_worker(idx, target, functools.partial(callback_loader, idx))
+
         def _stop_workers(self) -> None:
             stop_workers()
             super()._stop_workers()
@@ -165,6 +181,9 @@ def make_server(plan: Plan, stop_workers: Callable[[], None]) -> Any:
         backlog=plan.backlog,
         backpressure=REQUESTS_MAX,
         workers_kill_timeout=plan.stop_seconds,
+        workers_max_rss=plan.worker_mb or None,
+        rss_sample_interval=GROWN_STEP_SECONDS,
+        rss_samples=GROWN_STEPS,
         log_level=LogLevels.error,
     )
 

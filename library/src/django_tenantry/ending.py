@@ -7,10 +7,10 @@ left: a download that ends early must not look complete.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 from django_tenantry.interface import ASGIApplication, Message, Receive, Scope, Send
@@ -33,15 +33,20 @@ class Ending:
         self._open: set[Endable] = set()
 
     def watch(self) -> None:
-        """From now on notice that the launcher ends this process, or was killed itself."""
+        """From now on notice that the launcher ends this process, all of its kind, or was killed itself."""
+        with contextlib.suppress(NotImplementedError):  # by some loops, where only the end of all workers is told
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end)
         descriptor = os.environ.pop(STOP_FD_VARIABLE, "")
         if descriptor:
             asyncio.get_running_loop().add_reader(int(descriptor), self._stop, int(descriptor))
 
     def _stop(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)
+        self._end()
+
+    def _end(self) -> None:
         self.begin()
-        signal.raise_signal(signal.SIGTERM)  # what a launcher that was killed does not send
+        signal.raise_signal(signal.SIGINT)  # the server's own way to end, whichever way it was told here
 
     def begin(self) -> None:
         """The process ends."""
@@ -49,7 +54,7 @@ class Ending:
         for one in list(self._open):
             one.end()
 
-    @contextmanager
+    @contextlib.contextmanager
     def ends(self, one: Endable) -> Iterator[None]:
         """While this is entered, `one` is told when the process ends."""
         self._open.add(one)

@@ -38,3 +38,8 @@ def is_let_through(scope: Scope) -> bool:
 def is_probe(scope: Scope) -> bool:
     """Whether the platform asks if the application is loaded. Visitors cannot."""
     return b"probe" in scope[_SAID]
+
+
+def is_for_all(scope: Scope) -> bool:
+    """Whether the platform wants every thread of every worker to answer, and hear the worst status."""
+    return bool(scope[_SAID].get(b"probe") == b"all")

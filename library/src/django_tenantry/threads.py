@@ -29,6 +29,10 @@ class SyncThreads:
         self._threads = [SyncThread() for _ in range(count)]
 
     @property
+    def count(self) -> int:
+        return len(self._threads)
+
+    @property
     def unanswered(self) -> int:
         """How many requests have a thread and no answer yet."""
         return sum(thread.unanswered for thread in self._threads)

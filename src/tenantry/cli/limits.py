@@ -19,7 +19,7 @@ def _option(name: str, help_text: str) -> typer.models.OptionInfo:
 IdleSeconds = Annotated[int | None, _option("--idle-seconds", "An on-demand site sleeps after this long. [300]")]
 RequestSeconds = Annotated[int | None, _option("--request-seconds", "A request that takes longer is ended. [60]")]
 ProcessesMax = Annotated[
-    int | None, _option("--processes-max", "Workers grow with the load up to this; 0: they do not. [0]")
+    int | None, _option("--processes-max", "uWSGI's workers grow with the load up to this; 0: they do not. [0]")
 ]
 MemoryMb = Annotated[int | None, _option("--memory-mb", "Of all its processes together; 0: no limit. [0]")]
 DiskMb = Annotated[int | None, _option("--disk-mb", "Of what it stores in files; 0: no limit. [0]")]

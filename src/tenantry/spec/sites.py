@@ -43,6 +43,11 @@ class Engine(StrEnum):
     UWSGI = "uwsgi"
     GRANIAN = "granian"
 
+    @property
+    def grows(self) -> bool:
+        """Whether workers are added while those there are busy, up to `processes_max`."""
+        return self is Engine.UWSGI
+
 
 class SiteState(StrEnum):
     """What a node says of a site it was told to serve."""

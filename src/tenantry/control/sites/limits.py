@@ -6,7 +6,7 @@ from dataclasses import asdict
 from tenantry.control.errors import InvalidInput
 from tenantry.control.validation import Parser, parse_number
 from tenantry.spec.limits import BOUNDS, Limits
-from tenantry.spec.sites import Runtime
+from tenantry.spec.sites import Engine, Runtime
 
 LIVE = frozenset({"idle_seconds"})  # read by the nodes each time; the others are in the processes from their start
 SHOWN = 60  # characters of a key that nobody knows
@@ -39,6 +39,16 @@ def check_workers(processes: int, limits: Mapping[str, int]) -> None:
     if 0 < most < processes:
         raise InvalidInput.of(
             "limits.processes_max", f"A number from {processes} (its processes), or 0 for as many; not {most}."
+        )
+
+
+def check_growth(engine: str, release: str, processes: int, limits: Mapping[str, int]) -> None:
+    """Raise `InvalidInput` when a site's workers are to grow under an engine that has a fixed number of them."""
+    if limits.get("processes_max", 0) > processes and not Engine(engine).grows:
+        raise InvalidInput.of(
+            "limits.processes_max",
+            f"{release} runs in {engine}, whose workers do not grow with the load: give their number as «processes», "
+            "and 0 here.",
         )
 
 

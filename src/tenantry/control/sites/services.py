@@ -17,7 +17,14 @@ from tenantry.control.errors import Conflict, InvalidInput, NotFound
 from tenantry.control.fleet import secrets as node_secrets
 from tenantry.control.releases.models import Project, Release, ReleaseStatus
 from tenantry.control.sealing import environment_of, sealer
-from tenantry.control.sites.limits import changed_limits, check_workers, need_new_processes, parse_limits, parse_runtime
+from tenantry.control.sites.limits import (
+    changed_limits,
+    check_growth,
+    check_workers,
+    need_new_processes,
+    parse_limits,
+    parse_runtime,
+)
 from tenantry.control.sites.locking import lock_name as _lock
 from tenantry.control.sites.locking import locked_site as _locked_site
 from tenantry.control.sites.models import Hostname, Site, SiteStatus
@@ -127,12 +134,14 @@ def create_site(actor: Actor, request: SiteRequest) -> Site:
         project = Project.objects.select_for_update(of=("self",), no_key=True).filter(name=request.project).first()
         if project is None:
             raise InvalidInput.of("project", f"There is no project «{request.project[:60]}».")
+        release = _usable_release(project, request.release)
+        check_growth(release.engine, release.name, request.processes, limits)
         environment = {**environment_of(project.sealed_environment), **request.environment}
         site = _insert_site(
             Site(
                 slug=str(slug),
                 project=project,
-                release=_usable_release(project, request.release),
+                release=release,
                 processes=request.processes,
                 threads=request.threads,
                 limits=limits,
@@ -188,6 +197,9 @@ def update_site(actor: Actor, slug: str, change: SiteChange, *, expected_revisio
         check_workers(site.processes, site.limits)
         if change.release is not None and _move_release(site, change.release):
             changed["release"] = change.release
+        if changed.keys() & {"processes", "release"} or "processes_max" in limits:
+            release = site.pending_release or site.release
+            check_growth(release.engine, release.name, site.processes, site.limits)
         if changed:
             site.save()
             if change.environment is not None and site.status == SiteStatus.READY:

@@ -21,6 +21,7 @@ FIRST_BAD_STATUS = 500
 _CREDENTIALS = struct.Struct("=iII")  # pid, uid, gid
 COOKIES_MAX = 20
 COOKIE_MAX = 2_000  # characters; longer ones are not sent back
+ASKED = "x-tenantry-asked"  # of an answer: how many threads' it is
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?: [^\r\n]*)?\r?\n")
 
 
@@ -29,6 +30,8 @@ class HealthRequest:
     """What to ask: a path of printable ASCII, under a hostname the site knows.
 
     `probe`: whether the application is loaded is all that matters; the library answers without asking the project.
+    `everyone`, over HTTP: the library has every thread of every worker answer, and says the worst status with ASKED; a
+    library that cannot do that takes it for a probe.
     """
 
     socket: Path
@@ -37,6 +40,7 @@ class HealthRequest:
     path: str
     cookies: Mapping[str, str] = field(default_factory=dict)
     probe: bool = False
+    everyone: bool = False
     protocol: Protocol = Protocol.UWSGI
 
     @property
@@ -78,8 +82,8 @@ def _http(request: HealthRequest, content_length: int) -> bytes:
         headers["Content-Length"] = str(content_length)
     if request.cookies:
         headers["Cookie"] = _cookies(request)
-    if request.probe:
-        headers["X-Tenantry-Probe"] = "1"
+    if request.probe or request.everyone:
+        headers["X-Tenantry-Probe"] = "all" if request.everyone else "1"
     lines = [f"GET {request.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

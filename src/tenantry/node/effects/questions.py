@@ -9,14 +9,17 @@ from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
 from tenantry.node.effects.health import (
+    ASKED,
     CONNECT_STEP_SECONDS,
     FIRST_BAD_STATUS,
     Answer,
     HealthRequest,
     HeldRequest,
+    ask,
 )
 from tenantry.node.effects.processes import child_pids, find, set_priority
 from tenantry.node.errors import NotReady
+from tenantry.node.render.engine import Protocol
 from tenantry.node.sockets import Backlog
 from tenantry.node.vassal import LOADING_SHARE, SOCKET_MODE, step_forward
 
@@ -137,9 +140,12 @@ class Questions:
         """Ask as often as there are threads, each of which gets one of the requests; `NotReady` for a bad answer.
 
         Where it cannot be had that all are busy at once, because fewer run than may, it is asked as often all the same.
+        Over HTTP no worker can be kept from taking all requests: there the library has each thread answer.
         """
         self.asked = path
         request = replace(self.health, path=path)
+        if request.protocol is Protocol.HTTP and await self._library_asked_all(request):
+            return
         backlog = Backlog(self.health.socket)
         for _ in range(ROUNDS_MAX if self._full else 1):
             full = await self._round(request, threads, backlog)
@@ -157,14 +163,33 @@ class Questions:
             taken = await _emptied(backlog)
             answers = await asyncio.gather(*(one.finish() for one in held))
         except OSError as error:
-            raise NotReady(f"nobody listens on its socket any more: {error.strerror}") from error
+            raise _nobody(error) from error
         finally:
             for one in held:
                 one.close()
         for answer in answers:
-            if answer.status >= FIRST_BAD_STATUS:
-                raise NotReady(f"it answered {request.path} with status {answer.status}")
+            _judge(request, answer)
         return taken
+
+    async def _library_asked_all(self, request: HealthRequest) -> bool:
+        """Have the site's library ask; returns whether it could."""
+        try:
+            answer = await ask(replace(request, everyone=True))
+        except OSError as error:
+            raise _nobody(error) from error
+        if ASKED not in answer.headers:
+            return False
+        _judge(request, answer)
+        return True
+
+
+def _judge(request: HealthRequest, answer: Answer) -> None:
+    if answer.status >= FIRST_BAD_STATUS:
+        raise NotReady(f"it answered {request.path} with status {answer.status}")
+
+
+def _nobody(error: OSError) -> NotReady:
+    return NotReady(f"nobody listens on its socket any more: {error.strerror}")
 
 
 async def _emptied(backlog: Backlog) -> bool:

@@ -9,7 +9,7 @@ def _argv(python: str, ini: str) -> list[str]:
 
 
 def _ini(spec: SiteSpec, generation: int, backlog: int) -> str:
-    backlog = min(queue_length(spec.processes, spec.limits), backlog)
+    backlog = min(queue_length(spec.processes), backlog)
     return f"""\
 [granian]
 workers = {spec.processes:d}
@@ -17,7 +17,15 @@ threads = {spec.threads:d}
 backlog = {backlog:d}
 stop-seconds = {STOP_SECONDS:d}
 request-seconds = {spec.limits.request_seconds:d}
-"""
+{_memory(spec.limits.memory_mb)}"""
+
+
+def _memory(memory_mb: int) -> str:
+    """A worker that has grown is replaced by one that is started beside it: two of them have to fit.
+
+    The limit itself is the kernel's (`vassal`, control groups). This keeps a leak from ever reaching it.
+    """
+    return f"worker-mb = {max(memory_mb // 2, 1):d}\n" if memory_mb else ""
 
 
 DRIVER = EngineDriver(Protocol.HTTP, _argv, _ini)

@@ -112,6 +112,7 @@ _OWN_HEADERS = {
 GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
 READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
 LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
+UNTOUCHED_HEADER = "X-Tenantry-Untouched"  # of standby: the request was held, and is to be asked again
 READY_PATH = "/.tenantry/ready"
 _REVISION = re.compile(r'location = /revision .* return 200 "([0-9a-f]{16})\\n";')
 _NO_REVISION = "0" * 16
@@ -322,7 +323,7 @@ def _engines() -> str:
     """The places that lead to a site's socket, by what is spoken there.
 
     The site may get another engine while nginx takes a request's body. Then nobody listens where its choice leads, and
-    as long as nothing was sent it chooses again.
+    as long as nothing was sent it chooses again. Or standby held the request meanwhile, and says that nobody got it.
     """
 
     def place(engine: str, patience: str, passed: str) -> str:
@@ -333,14 +334,16 @@ def _engines() -> str:
       error_page 504 = @away;
     }}"""
 
+    untouched = f"$upstream_http_{UNTOUCHED_HEADER.lower().replace('-', '_')}"
+
     def moved(engine: str, other: str, test: str) -> str:
         return f"""\
     location @no-{engine} {{
       error_page 418 = @{other};
       error_page 502 = @away;
       set $moved "";
-      if ({test} $rp/engine.http) {{ set $moved $upstream_bytes_sent; }}
-      if ($moved = 0) {{ return 418; }}
+      if ({test} $rp/engine.http) {{ set $moved $upstream_bytes_sent:{untouched}; }}
+      if ($moved ~ "^0:|:1$") {{ return 418; }}
       return 502;
     }}"""
 

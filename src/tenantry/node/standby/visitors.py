@@ -1,8 +1,8 @@
 """Visitors of sleeping sites: held until the site runs, then led to it byte by byte. None is refused for waiting.
 
 nginx connects here because app.sock of a sleeping site leads to `run/wake.sock`, or its app.http to `wake.http.sock`.
-What is held is bounded, for each site
-and in all, so that one site's visitors cannot use up what the others need.
+What is held is bounded, for each site and in all, so that one site's visitors cannot use up what the others need.
+A request in a protocol that the site does not speak any more is handed back to nginx, which asks again in the other.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tenantry.node.layout import is_slug
 from tenantry.node.render.engine import Protocol
+from tenantry.node.render.nginx import UNTOUCHED_HEADER
 from tenantry.node.standby.protocol import Answer, encode_answer
 from tenantry.node.standby.waking import Unwakeable, Waker
 from tenantry.spec.names import Slug
@@ -62,15 +63,14 @@ class Visitors:
         try:
             slug, packet = await _READERS[protocol](reader)
             if self._waker.protocol(slug) is not protocol:
-                # It was given another engine while the request waited here.
-                await _refuse(writer, CROWDED_SECONDS)
+                _hand_back(writer)
                 return
             if self._held[slug] >= HELD_MAX or self._held.total() >= self._most:
                 await _refuse(writer, CROWDED_SECONDS)
                 return
             self._held[slug] += 1
             try:
-                await self._lead(slug, packet, reader, writer)
+                await self._lead(slug, protocol, packet, (reader, writer))
             finally:
                 self._held[slug] -= 1
                 if not self._held[slug]:
@@ -80,12 +80,15 @@ class Visitors:
         finally:
             await _close(writer)
 
-    async def _lead(
-        self, slug: Slug, packet: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _lead(self, slug: Slug, protocol: Protocol, packet: bytes, here: "Streams") -> None:
+        writer = here[1]
         try:
             async with asyncio.timeout(HOLD_SECONDS):
-                there = await _connect(await self._waker.wake(slug))
+                awake = await self._waker.wake(slug)
+                if awake.protocol is not protocol:
+                    _hand_back(writer)
+                    return
+                there = await _connect(awake.socket)
         except Unwakeable as error:
             await _refuse(writer, round(error.retry_after_seconds) + 1)
             return
@@ -93,7 +96,7 @@ class Visitors:
             await _refuse(writer, CROWDED_SECONDS)
             return
         there[1].write(packet)
-        await relay((reader, writer), there)
+        await relay(here, there)
 
 
 async def _connect(path: Path) -> "Streams":
@@ -174,6 +177,14 @@ def _named(name: str) -> Slug:
 
 
 _READERS = {Protocol.UWSGI: _read_packet, Protocol.HTTP: _read_http}
+
+
+def _hand_back(writer: asyncio.StreamWriter) -> None:
+    """Have nginx ask again, in the protocol that the site speaks by now: nobody has got the request yet.
+
+    nginx does so only where it gets no valid answer; the header tells this from a process that died.
+    """
+    writer.write(b"HTTP/1.1 502 Bad Gateway\r\n%s: 1\r\n\0\r\n\r\n" % UNTOUCHED_HEADER.encode())
 
 
 async def _refuse(writer: asyncio.StreamWriter, retry_after_seconds: int) -> None:

@@ -3,10 +3,12 @@
 1 the generation that `serving` names · 2 a turn · 3 its ini, copied to where the emperor looks · 4 it answers · 5
 app.sock leads to it. An interruption leaves app.sock at standby: the next visitor begins again, and finds what runs.
 Invariant: app.sock never leads to a generation that has not answered, nor to another than `serving` names.
+What a generation speaks is in its document: the agent may give the site another engine at any moment.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import time
@@ -16,17 +18,18 @@ from pathlib import Path
 
 from tenantry.node.config import Config
 from tenantry.node.effects.emperor import ask_emperor, wake_emperor
-from tenantry.node.effects.files import read_link, remove, set_link, write_file
+from tenantry.node.effects.files import read_link, remove, write_file
 from tenantry.node.effects.health import CONNECT_STEP_SECONDS, HealthRequest, ask
 from tenantry.node.effects.logs import read_tail
 from tenantry.node.errors import EmperorUnavailable, NotReady
 from tenantry.node.integrity import Signature, sign
-from tenantry.node.layout import socket_name
+from tenantry.node.layout import parse_socket
 from tenantry.node.probes import serving_generation
+from tenantry.node.render.document import protocol_of
 from tenantry.node.render.engine import Protocol
 from tenantry.node.site_places import VASSAL_MODE
 from tenantry.node.starts import Kind, Starts, Turn
-from tenantry.node.upstream import read_upstream
+from tenantry.node.upstream import lead_to, read_upstream
 from tenantry.spec.names import Slug
 
 logger = logging.getLogger(__name__)
@@ -49,13 +52,21 @@ class Unwakeable(NotReady):
         self.retry_after_seconds = retry_after_seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Awake:
+    """Where a site's process answers, and what it speaks."""
+
+    socket: Path
+    protocol: Protocol
+
+
 @dataclass(slots=True)
 class Site:
     """What standby knows of one site. The lock is held by what changes whether it sleeps."""
 
     slug: Slug
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    waking: "asyncio.Task[Path] | None" = None
+    waking: "asyncio.Task[Awake] | None" = None
     waiting: int = 0  # visitors
     tried: int | None = None  # the generation that the failures are of
     failures: int = 0  # in a row
@@ -76,11 +87,11 @@ class Waker:
         return self._sites.setdefault(slug, Site(slug))
 
     def protocol(self, slug: Slug) -> Protocol:
-        """Return what is spoken with the site."""
+        """Return what nginx speaks with the site."""
         return read_upstream(self._layout.site(slug)).protocol
 
-    async def wake(self, slug: Slug) -> Path:
-        """Return the socket of the site's process, which answers there; `Unwakeable` when none does.
+    async def wake(self, slug: Slug) -> Awake:
+        """Return where the site's process answers; `Unwakeable` when none does.
 
         A visitor who leaves does not end the start: it goes on for those who come.
         """
@@ -94,11 +105,11 @@ class Waker:
         finally:
             site.waiting -= 1
 
-    async def _locked(self, site: Site) -> Path:
+    async def _locked(self, site: Site) -> Awake:
         async with site.lock:
             return await self._woken(site)
 
-    async def _woken(self, site: Site) -> Path:
+    async def _woken(self, site: Site) -> Awake:
         for _ in range(AGAIN_MAX):
             asleep, generation = serving_generation(self._layout.site(site.slug))
             if generation is None:
@@ -108,8 +119,15 @@ class Waker:
                     site.tried, site.failures, site.not_before = generation, 0, 0.0
                 await self._start(site, generation)
             if serving_generation(self._layout.site(site.slug)) == (False, generation):
-                return self._layout.socket(site.slug, generation)
+                return Awake(self._layout.socket(site.slug, generation), self._speaks(site.slug, generation))
         raise Unwakeable("the site is given one generation after the other", BACKOFF_SECONDS)
+
+    def _speaks(self, slug: Slug, generation: int) -> Protocol:
+        """Return what the generation speaks; of one whose document is damaged, what nginx speaks with it now."""
+        try:
+            return protocol_of(json.loads(self._layout.document(slug, generation).read_bytes()))
+        except (OSError, ValueError, AttributeError):
+            return self.protocol(slug)
 
     async def _start(self, site: Site, generation: int) -> None:
         wait = site.not_before - self._clock()
@@ -160,7 +178,9 @@ class Waker:
         `NotReady` when it ends before it does.
         """
         socket = self._layout.socket(slug, generation)
-        request = HealthRequest(socket, "localhost", self._http_port, "/", probe=True, protocol=self.protocol(slug))
+        request = HealthRequest(
+            socket, "localhost", self._http_port, "/", probe=True, protocol=self._speaks(slug, generation)
+        )
         watched = began = self._clock()
         while True:
             late = self._clock() - began > ENDED_SECONDS
@@ -186,16 +206,16 @@ class Waker:
             raise NotReady("keeps ending before it listens")
 
     def _lead(self, slug: Slug, generation: int) -> None:
-        """Point app.sock at the process, unless the agent has put another generation in its place meanwhile."""
+        """Lead visitors to the process, unless the agent has put another generation in its place meanwhile."""
         directory = self._layout.site(slug)
         upstream = read_upstream(directory)
         if (upstream.asleep, upstream.generation) != (True, generation):
             return
-        set_link(upstream.path, socket_name(generation))
+        lead_to(directory, generation, self._speaks(slug, generation))
         # The agent, which sets `serving` first, may have switched between our look and our link.
-        wanted = read_link(directory / "serving")
-        if wanted is not None and wanted != socket_name(generation):
-            set_link(upstream.path, wanted)
+        wanted = parse_socket(read_link(directory / "serving"))
+        if wanted is not None and wanted != generation:
+            lead_to(directory, wanted, self._speaks(slug, wanted))
 
     async def _give_up(self, site: Site, generation: int, message: str, log: str) -> Unwakeable:
         """Take the ini back, note why for the agent, and wait longer each time."""
@@ -212,7 +232,7 @@ class Waker:
         return Unwakeable(message, seconds, log)
 
 
-def _heard(waking: "asyncio.Task[Path]") -> None:
+def _heard(waking: "asyncio.Task[Awake]") -> None:
     """Of a start that failed those who wait are told; where nobody waits any more, the log has it."""
     if not waking.cancelled():
         waking.exception()
