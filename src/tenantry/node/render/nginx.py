@@ -15,35 +15,9 @@ import re
 from dataclasses import dataclass
 
 from tenantry.node.layout import Layout
+from tenantry.node.render.mime import MIME_TYPES
+from tenantry.node.render.pages import render_pages
 from tenantry.spec.limits import BOUNDS, DEFAULT_LIMITS
-
-MIME_TYPES = {
-    "application/javascript": "js mjs",
-    "application/json": "json map webmanifest",
-    "application/pdf": "pdf",
-    "application/wasm": "wasm",
-    "application/xml": "xml xsl",
-    "application/zip": "zip",
-    "audio/mpeg": "mp3",
-    "audio/ogg": "ogg oga opus",
-    "font/otf": "otf",
-    "font/ttf": "ttf",
-    "font/woff": "woff",
-    "font/woff2": "woff2",
-    "image/avif": "avif",
-    "image/gif": "gif",
-    "image/jpeg": "jpeg jpg",
-    "image/png": "png",
-    "image/svg+xml": "svg svgz",
-    "image/webp": "webp",
-    "image/x-icon": "ico",
-    "text/css": "css",
-    "text/csv": "csv",
-    "text/html": "html htm",
-    "text/plain": "txt log md",
-    "video/mp4": "mp4 m4v",
-    "video/webm": "webm",
-}
 
 # Headers by which a proxy tells an application who asked. Nobody in front of this nginx is trusted: what the visitor
 # sent under these names is replaced or emptied. An upper-case name is how the application sees it.
@@ -284,7 +258,7 @@ def _server(layout: Layout) -> str:
     error_page 502 504 = @away;
     error_page 507 = @full;
     error_page 503 = @standby;
-{_pages()}
+{render_pages()}
     # `root` here is the site's directory; below its two links nothing may lead elsewhere.
     location ^~ /static/ {{
       root $rp;
@@ -379,38 +353,3 @@ def _standby(layout: Layout) -> str:
       error_page 502 504 = @closed;
     }}
     location @let_through {{ set $let_through 1; try_files /.none @$engine$patience; }}"""
-
-
-def _pages() -> str:
-    def page(name: str, status: int, title: str, text: str, headers: str) -> str:
-        body = (
-            f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>"
-            f"<title>{title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;max-width:32rem;"
-            f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p></html>"
-        )
-        return f"    location @{name} {{ default_type text/html; {headers} return {status:d} '{body}\\n'; }}"
-
-    retry = "add_header Retry-After {} always; add_header Cache-Control no-store always;"
-    return "\n".join(
-        [
-            "    location @unknown { default_type text/plain; keepalive_timeout 0; "
-            'return 404 "No site answers to this name here.\\n"; }',
-            page(
-                "away", 503, "One moment, please", "This site is not answering right now. Try again.", retry.format(5)
-            ),
-            page(
-                "full",
-                507,
-                "No room for files",
-                "This site has used up its disk space and takes no files until some are deleted.",
-                "add_header Cache-Control no-store always;",
-            ),
-            page(
-                "closed",
-                503,
-                "Not available right now",
-                "This site is being worked on. Try again in a moment.",
-                retry.format(120),
-            ),
-        ]
-    )
