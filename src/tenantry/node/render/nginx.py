@@ -12,6 +12,7 @@ served in every mode, since its own page may use them.
 import hashlib
 import ipaddress
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tenantry.node.layout import Layout
@@ -86,6 +87,10 @@ _OWN_HEADERS = {
 GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
 READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
 LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
+# What a reader has not taken yet waits in a file, for a process of the site would be held until the last byte is taken.
+# Twice and a half what a visitor may upload. A file belongs to one answer and goes with it; in all they are bounded by
+# the room on the disk (`run/unspooled`).
+SPOOLED_MB = 256
 READY_PATH = "/.tenantry/ready"
 _REVISION = re.compile(r'location = /revision .* return 200 "([0-9a-f]{16})\\n";')
 _NO_REVISION = "0" * 16
@@ -122,7 +127,8 @@ worker_processes auto;
 worker_rlimit_nofile {settings.open_files:d};
 worker_shutdown_timeout 30s;
 pid {run}/nginx.pid;
-error_log {layout.home}/logs/nginx.log warn;
+# A warning only says that an upload or an answer waits in a file.
+error_log {layout.home}/logs/nginx.log error;
 events {{ worker_connections {max(settings.open_files // 4, 64):d}; }}
 http {{
 {_http(layout)}
@@ -163,7 +169,7 @@ def _own_machine(settings: NginxSettings) -> str:
 
 
 def _http(layout: Layout) -> str:
-    temporary = layout.run / "nginx-tmp"
+    temporary = layout.nginx_temporary
     types = "\n".join(f"    {kind} {endings};" for kind, endings in MIME_TYPES.items())
     parameters = "\n".join(f"  uwsgi_param {name} {value};" for name, value in _PARAMETERS.items())
     emptied = "\n".join(f'  uwsgi_param {name} "";' for name in _EMPTIED)
@@ -181,11 +187,11 @@ def _http(layout: Layout) -> str:
   uwsgi_temp_path {temporary}/uwsgi;
   fastcgi_temp_path {temporary}/fastcgi;
   scgi_temp_path {temporary}/scgi;
-  uwsgi_max_temp_file_size 0;
+  uwsgi_max_temp_file_size {SPOOLED_MB:d}m;
   uwsgi_connect_timeout 5s;
   uwsgi_read_timeout {READ_SECONDS:d}s;
   proxy_http_version 1.1;
-  proxy_max_temp_file_size 0;
+  proxy_max_temp_file_size {SPOOLED_MB:d}m;
   proxy_connect_timeout 5s;
   proxy_read_timeout {READ_SECONDS:d}s;
   # Obeyed, it makes nginx read files for the application: of a site whose hostname begins with this site's, too.
@@ -252,6 +258,9 @@ def _server(layout: Layout) -> str:
     set $patience "";
     if (-f {layout.long}/$site) {{ set $patience -long; }}
     if ($websocket) {{ set $patience -long; }}
+    # Where the disk is short of room, an answer that could not be written there would be cut.
+    set $spool "";
+    if (-f {layout.unspooled}) {{ set $spool -unspooled; }}
     # A named place keeps a request's method and body. What is answered there may need a page, too.
     recursive_error_pages on;
     error_page 404 @unknown;
@@ -282,11 +291,11 @@ def _server(layout: Layout) -> str:
       add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
 style-src 'unsafe-inline'" always;
     }}
-    location @application {{ if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience; }}
+    location @application {{ if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience$spool; }}
     location / {{
       if ($gate = rw) {{ return 503; }}
       if ($upload) {{ return 507; }}
-      try_files /.none @$engine$patience;
+      try_files /.none @$engine$patience$spool;
     }}
 {_engines()}
 {_standby(layout)}"""
@@ -307,6 +316,11 @@ def _engines() -> str:
       error_page 504 = @away;
     }}"""
 
+    def places(engine: str, module: str, passed: str) -> Iterator[str]:
+        for patience, waiting in (("", ""), ("-long", f" {module}_read_timeout {LONGEST_SECONDS:d}s;")):
+            yield place(engine, patience, passed + waiting)
+            yield place(engine, f"{patience}-unspooled", f"{passed}{waiting} {module}_max_temp_file_size 0;")
+
     def moved(engine: str, other: str, test: str) -> str:
         return f"""\
     location @no-{engine} {{
@@ -318,13 +332,10 @@ def _engines() -> str:
       return 502;
     }}"""
 
-    uwsgi, http = "uwsgi_pass unix:$rp/app.sock;", "proxy_pass http://unix:$rp/app.http;"
     return "\n".join(
         [
-            place("uwsgi", "", uwsgi),
-            place("uwsgi", "-long", f"{uwsgi} uwsgi_read_timeout {LONGEST_SECONDS:d}s;"),
-            place("http", "", http),
-            place("http", "-long", f"{http} proxy_read_timeout {LONGEST_SECONDS:d}s;"),
+            *places("uwsgi", "uwsgi", "uwsgi_pass unix:$rp/app.sock;"),
+            *places("http", "proxy", "proxy_pass http://unix:$rp/app.http;"),
             moved("uwsgi", "http", "-f"),
             moved("http", "uwsgi", "!-f"),
         ]
@@ -352,4 +363,4 @@ def _standby(layout: Layout) -> str:
       uwsgi_ignore_headers X-Accel-Charset;
       error_page 502 504 = @closed;
     }}
-    location @let_through {{ set $let_through 1; try_files /.none @$engine$patience; }}"""
+    location @let_through {{ set $let_through 1; try_files /.none @$engine$patience$spool; }}"""
