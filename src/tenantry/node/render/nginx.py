@@ -6,7 +6,8 @@ What it holds varies only with the home's checked path, an IP address, ports and
 whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket, in the
 protocol that is spoken there (`upstream`).
 A site in a mode is answered by standby in its place, which may send a request on to the site; its static files are
-served in every mode, since its own page may use them.
+served in every mode, since its own page may use them. What lets its bearer into closed sites, the link's token and the
+cookie made of it, no application ever gets, nor does the log.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from tenantry.node.layout import Layout
 from tenantry.node.render.mime import MIME_TYPES
 from tenantry.node.render.pages import render_pages
+from tenantry.spec.bypass import COOKIE, PATH
 from tenantry.spec.limits import BOUNDS, DEFAULT_LIMITS
 
 # Headers by which a proxy tells an application who asked. Nobody in front of this nginx is trusted: what the visitor
@@ -55,6 +57,7 @@ _PARAMETERS = {
     "SERVER_PORT": "$server_port",
     "SERVER_NAME": "$h",
     "HTTP_HOST": "$h$typed_port",
+    "HTTP_COOKIE": "$cookies if_not_empty",
     "HTTP_X_FORWARDED_FOR": "$remote_addr",
     "HTTP_X_FORWARDED_HOST": "$h$typed_port",
     "HTTP_X_FORWARDED_PORT": "$seen_port",
@@ -71,6 +74,8 @@ _STANDBY_PARAMETERS = {
     "TENANTRY_SITE": "$site",
     "REQUEST_METHOD": "$request_method",
     "REQUEST_URI": "$request_uri",
+    "DOCUMENT_URI": "$document_uri",
+    "HTTP_COOKIE": "$http_cookie if_not_empty",  # one of all that were sent
     "QUERY_STRING": "$query_string",
     "REQUEST_SCHEME": "$scheme",
     "REMOTE_ADDR": "$remote_addr",
@@ -218,13 +223,35 @@ def _http(layout: Layout) -> str:
     default "public, max-age=3600";
     "~\\.[0-9a-f]{{12}}\\.[A-Za-z0-9]+$" "public, max-age=31536000, immutable";
   }}
+{_without_bypass()}
 {parameters}
 {emptied}
 {headers}
   log_format tenantry escape=json '{{"time":"$time_iso8601","site":"$site","host":"$h","remote":"$remote_addr",'
-    '"method":"$request_method","uri":"$request_uri","status":$status,"bytes":$bytes_sent,'
+    '"method":"$request_method","uri":"$shown_uri","status":$status,"bytes":$bytes_sent,'
     '"seconds":$request_time,"upstream_seconds":"$upstream_response_time","agent":"$http_user_agent"}}';
   access_log {layout.home}/logs/access.log tenantry buffer=64k flush=1s;"""
+
+
+def _without_bypass() -> str:
+    """What applications get of a request's cookies, and the log of its address. Two cookies of the name are taken out,
+    a parent domain's beside the site's own; who sends more sends no cookie at all.
+    """
+    named = f"[ \\t]*{COOKIE}[ \\t]*="  # as standby reads them, and with blanks as some libraries do
+
+    def taken_out(source: str, name: str) -> str:
+        return f"""\
+  map ${source} ${name} {{
+    default ${source};
+    "~^{named}[^;]*(?:;[ \\t]*)?(?<after>.*)$" $after;
+    "~^(?<before>.*?);{named}[^;]*(?<after>.*)$" $before$after;
+  }}"""
+
+    return f"""\
+{taken_out("http_cookie", "fewer_cookies")}
+{taken_out("fewer_cookies", "other_cookies")}
+  map $other_cookies $cookies {{ default $other_cookies; "~(?:^|;){named}" ""; }}
+  map $uri $shown_uri {{ default $request_uri; {PATH} $uri; }}"""
 
 
 def _server(layout: Layout) -> str:
@@ -344,7 +371,7 @@ def _engines() -> str:
 
 def _headers() -> dict[str, str]:
     """The headers by which an application over HTTP is told what one over uWSGI's protocol is told in parameters."""
-    told = {name: value for name, value in _PARAMETERS.items() if name.startswith("HTTP_")}
+    told = {name: value.split()[0] for name, value in _PARAMETERS.items() if name.startswith("HTTP_")}
     told |= dict.fromkeys(_EMPTIED, '""')
     headers = {name.removeprefix("HTTP_").replace("_", "-").title(): value for name, value in told.items()}
     return headers | _OWN_HEADERS | {"Upgrade": "$hop_upgrade", "Connection": "$hop_connection"}
@@ -353,14 +380,21 @@ def _headers() -> dict[str, str]:
 def _standby(layout: Layout) -> str:
     """The place where standby answers, or says that the site may. Named places keep a request's method and body."""
     parameters = "\n".join(f"      uwsgi_param {name} {value};" for name, value in _STANDBY_PARAMETERS.items())
-    return f"""\
-    location @standby {{
+    asked = f"""\
       uwsgi_pass unix:{layout.standby_socket};
 {parameters}
       uwsgi_pass_request_body off;
       uwsgi_read_timeout 5s;
+      error_page 502 504 = @closed;"""
+    return f"""\
+    location @standby {{
+{asked}
       # Standby is the platform's own: of it alone X-Accel-Redirect is obeyed.
       uwsgi_ignore_headers X-Accel-Charset;
-      error_page 502 504 = @closed;
+    }}
+    # The token is standby's to judge in every mode, and nobody else's to see: an error's line would have it, too.
+    location = {PATH} {{
+{asked}
+      error_log {layout.home}/logs/nginx.log emerg;
     }}
     location @let_through {{ set $let_through 1; try_files /.none @$engine$patience$spool; }}"""
