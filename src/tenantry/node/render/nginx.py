@@ -89,6 +89,12 @@ _OWN_HEADERS = {
     "X-Tenantry-Route": "$site",
 }
 
+_STATIC_FILES = """\
+      add_header Cache-Control $static_cache;
+      add_header X-Content-Type-Options nosniff always;
+      gzip on;
+      gzip_types text/css application/javascript application/json image/svg+xml;"""
+
 GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
 READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
 LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
@@ -223,6 +229,12 @@ def _http(layout: Layout) -> str:
     default "public, max-age=3600";
     "~\\.[0-9a-f]{{12}}\\.[A-Za-z0-9]+$" "public, max-age=31536000, immutable";
   }}
+  # Of the release before only such names: what was taken out of a release on purpose is gone. Bundlers' are shorter.
+  map $uri $former {{
+    default /.none;
+    "~^/static(?<below>/(?:[^/]+/)*[^/]*?[.-][0-9A-Za-z_-]{{8,64}}(?:\\.[A-Za-z0-9]{{1,10}}){{1,3}})$"
+      /static.former$below;
+  }}
 {_without_bypass()}
 {parameters}
 {emptied}
@@ -295,16 +307,20 @@ def _server(layout: Layout) -> str:
     error_page 507 = @full;
     error_page 503 = @standby;
 {render_pages()}
-    # `root` here is the site's directory; below its two links nothing may lead elsewhere.
+    # `root` here is the site's directory; below its three links nothing may lead elsewhere.
     location ^~ /static/ {{
       root $rp;
       disable_symlinks on from=$rp/static;
-      try_files $uri @application;
+      try_files $uri @former;
       error_page 403 405 = @application;
-      add_header Cache-Control $static_cache;
-      add_header X-Content-Type-Options nosniff always;
-      gzip on;
-      gzip_types text/css application/javascript application/json image/svg+xml;
+{_STATIC_FILES}
+    }}
+    # Pages that are open since before a deploy.
+    location @former {{
+      root $rp;
+      disable_symlinks on from=$rp/static.former;
+      try_files $former @application;
+{_STATIC_FILES}
     }}
     location ^~ /media/ {{
       if ($gate = rw) {{ return 503; }}
