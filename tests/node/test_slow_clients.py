@@ -47,6 +47,8 @@ def node(postgres: Postgres) -> Iterator[Node]:
             made.put(made.document(slug, number, "big-1", release_changes=changes))
         for number, slug in enumerate(ENGINES, 1):
             made.reported(slug, number)
+        if (made.home / "run/unspooled").exists():
+            pytest.skip("this machine's disk is short of room")
         yield made
 
 
