@@ -132,6 +132,7 @@ def test_no_application_and_no_log_gets_the_token_of_a_link(blog: Node, name: st
             assert blog.get(HOST, f"/.tenantry/bypass?token={token}")[0] == 503
         finally:
             blog.start_standby()
+            wait_until(lambda: blog.get(HOST, "/.tenantry/bypass")[0] != 503, what="standby")
     blog.get(HOST, f"/asked-after-{name}")
     log = blog.home / "logs" / "access.log"
     wait_until(lambda: f"/asked-after-{name}" in log.read_text(), what="the log")
