@@ -127,7 +127,12 @@ async def echoed(connection: ClientConnection, text: str) -> str:
 def test_an_asgi_site_is_told_what_a_wsgi_site_is_told(node: Node) -> None:
     serve(node)
     spoofed = dict.fromkeys(["X-Forwarded-For", "X-Real-IP", "Forwarded", "Proxy", "X-Script-Name"], "6.6.6.6")
-    spoofed |= {"X-Forwarded-Proto": "https", "Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings"}
+    spoofed |= {
+        "Cookie": "a=b; tenantry_bypass=1.secret; c=d",
+        "X-Forwarded-Proto": "https",
+        "Upgrade": "h2c",
+        "Connection": "Upgrade, HTTP2-Settings",
+    }
     body = b"x" * 300_000
     page = node.page(f"blog.localhost:{node.port}", "/a%20b?c=%20d", method="POST", headers=spoofed, body=body)
     assert (page["path"], page["query"], page["method"], page["length"]) == ("/a b", "c=%20d", "POST", len(body))
@@ -136,6 +141,7 @@ def test_an_asgi_site_is_told_what_a_wsgi_site_is_told(node: Node) -> None:
     assert page["scheme"] == "http"
     assert page["headers"]["host"] == f"blog.localhost:{node.port}"
     assert page["headers"]["x-forwarded-for"] == page["headers"]["x-real-ip"] == "127.0.0.1"
+    assert page["headers"]["cookie"] == "a=b; c=d", "of what lets into closed sites, no application may know"
     assert not {"proxy", "x-script-name", "forwarded", "upgrade"} & page["headers"].keys()
     environment = page["environment"]
     assert environment["TENANTRY_ASGI"] == "app:asgi"

@@ -99,7 +99,12 @@ def test_a_signed_cookie_lets_in_with_method_and_body(blog: Node) -> None:
 
 def test_a_link_gives_the_cookie_while_the_site_is_in_a_mode(blog: Node) -> None:
     token = cookie()["Cookie"].partition("bypass=")[2]
-    assert blog.page(HOST, f"/.tenantry/bypass?token={token}")["path"] == "/.tenantry/bypass"
+    for name in ("maintenance", "read_only"):
+        with mode(blog, name):
+            status, headers, _ = blog.get(HOST, f"/.tenantry/bypass?token={token}")
+            assert (status, headers["location"]) == (303, "/")
+            given = headers["set-cookie"].partition("; ")[0]
+            assert blog.get(HOST, method="PUT", headers={"Cookie": given}, body=b"x")[0] == 200
     with mode(blog, "maintenance"):
         status, headers, _ = blog.get(HOST, f"/.tenantry/bypass?token={token}")
         assert (status, headers["location"]) == (303, "/")
@@ -111,6 +116,75 @@ def test_a_link_gives_the_cookie_while_the_site_is_in_a_mode(blog: Node) -> None
             status, headers, _ = blog.get(HOST, path)
             assert status == 403
             assert "set-cookie" not in headers
+
+
+@pytest.mark.parametrize("name", ["live", "read_only", "maintenance", "paused"])
+def test_no_application_and_no_log_gets_the_token_of_a_link(blog: Node, name: str) -> None:
+    token = cookie()["Cookie"].partition("bypass=")[2]
+    with mode(blog, name) if name != "live" else contextlib.nullcontext():
+        for path in ("/.tenantry/bypass", "/.tenantry//bypass", "/x/../%2etenantry/bypass"):
+            status, headers, body = blog.get(HOST, f"{path}?token={token}")
+            assert (status, headers["location"], body) == (303, "/", b""), path
+            assert headers["referrer-policy"] == "no-referrer"
+            assert ("set-cookie" in headers) is (name != "live")
+        blog.stop("standby", signal.SIGKILL)
+        try:
+            assert blog.get(HOST, f"/.tenantry/bypass?token={token}")[0] == 503
+        finally:
+            blog.start_standby()
+            wait_until(lambda: blog.get(HOST, "/.tenantry/bypass")[0] != 503, what="standby")
+    blog.get(HOST, f"/asked-after-{name}")
+    log = blog.home / "logs" / "access.log"
+    wait_until(lambda: f"/asked-after-{name}" in log.read_text(), what="the log")
+    assert '"uri":"/.tenantry/bypass"' in log.read_text()
+    assert token not in log.read_text() + (blog.home / "logs" / "nginx.log").read_text()
+
+
+B = "tenantry_bypass=1.secret"
+
+
+@pytest.mark.parametrize(
+    ("sent", "got"),
+    [
+        (B, None),
+        (f"{B}; a=b", "a=b"),
+        (f"a=b; {B}", "a=b"),
+        (f"a=b; {B}; c=d; e=f", "a=b; c=d; e=f"),
+        (f"a=b;{B};c=d", "a=b;c=d"),
+        (f"{B}; {B}", None),
+        (f"a=b; {B}; c=d; {B}", "a=b; c=d"),
+        (f"{B}; a=b; {B}; c=d", "a=b; c=d"),
+        (f"a=b; {B}; {B}; {B}; c=d", None),
+        (f"a=b;  {B.replace('=', ' = ')} ;c=d", "a=b;c=d"),
+        (f"a=b; x{B}; c={B}", f"a=b; x{B}; c={B}"),
+        ("tenantry_bypass; a=b", "tenantry_bypass; a=b"),
+        ("a=b; c=d", "a=b; c=d"),
+        ("tenantry_bypas=x; tenantry_bypassed=y", "tenantry_bypas=x; tenantry_bypassed=y"),
+        ("é=\x85; " + B, "é=\x85"),
+        (None, None),
+    ],
+)
+def test_no_application_gets_the_cookie(blog: Node, sent: str | None, got: str | None) -> None:
+    """A tenant whose administrator looks in could publish it."""
+    request = blog.page(HOST, headers={} if sent is None else {"Cookie": sent})["request"]
+    assert request.get("HTTP_COOKIE") == got
+    assert not [value for value in request.values() if "secret" in value and "c=tenantry" not in value]
+
+
+def test_the_cookie_is_taken_out_of_long_and_split_headers_too(blog: Node) -> None:
+    signed = cookie()["Cookie"].partition("; ")[2]
+    lines = f"Cookie: a=b\r\nCookie: {signed}\r\nCookie: c=d"
+    with mode(blog, "maintenance", networks=["10.9.0.0/16"]):
+        answer = blog.raw(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n{lines}\r\nConnection: close\r\n\r\n".encode())
+        environ = json.loads(answer.partition(b"\r\n\r\n")[2])["request"]
+        assert environ["HTTP_COOKIE"] == "a=b; c=d"
+        assert environ["TENANTRY_LET_THROUGH"] == "1"
+    began = time.monotonic()
+    for filling in (" " * 7000, "; " * 3500, ";" + " " * 7000, "tenantry_bypass " * 430, "; tenantry_bypass" * 400):
+        request = blog.page(HOST, headers={"Cookie": f"a=b; {filling}; {signed}"})["request"]
+        assert signed not in request.get("HTTP_COOKIE", "")
+    assert time.monotonic() - began < 2
+    assert "pcre" not in (blog.home / "logs" / "nginx.log").read_text()
 
 
 def test_networks_let_in_by_the_address_that_nginx_sees(blog: Node) -> None:

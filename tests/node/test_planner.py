@@ -37,6 +37,7 @@ from tenantry.node.planner import (
     Plan,
     idle_target,
     is_absent,
+    is_former,
     is_serving,
     media_target,
     mode_flags,
@@ -69,6 +70,9 @@ class World:
                 self.mend("directory", "data", "log")
             case SetLink(name="serving"):
                 self.mend("serving")
+            case SetLink(name="static.former", target=target):
+                assert seen.static == target, "set before the link itself changes"
+                assert is_former(make_spec(), target)
             case SetLink(name=name, target=target):
                 self.seen = replace(seen, **{name: target})
                 self.mend(name)
@@ -210,7 +214,7 @@ def observations(draw: st.DrawFn) -> ObservedSite:
         serving=serving,
         serving_seconds=draw(st.sampled_from([-5000.0, 0.0, 0.3, 1.0, 20.0, 90.0])),
         hostnames=draw(st.frozensets(st.sampled_from(NAMES))) if serving else frozenset(),
-        static=draw(st.sampled_from([None, "elsewhere"])),
+        static=draw(st.sampled_from([None, "elsewhere", "../../../releases/demo-7/static"])),
         media=draw(st.sampled_from([None, "elsewhere"])),
         flags=draw(st.frozensets(st.sampled_from(FLAGS))),
         release=draw(st.booleans()),
@@ -432,6 +436,29 @@ def test_a_clock_that_was_set_back_cuts_nobody_off() -> None:
 
 def test_of_generations_that_will_not_end_the_oldest_go() -> None:
     assert plan_site(make_spec(8), draining(7, 1.0)).actions == (RemoveGeneration(SLUG, 1), RemoveGeneration(SLUG, 2))
+
+
+@pytest.mark.parametrize(
+    ("static", "damaged", "former"),
+    [
+        ("../../../releases/demo-7/static", frozenset(), True),
+        ("../../../releases/demo-7/build/static", frozenset(), True),
+        ("../../../releases/demo-7/static", frozenset({"static"}), False),
+        ("../../../releases/demo-7/../demo-8", frozenset(), False),
+        ("../../../releases/demo-7", frozenset(), False),
+        ("../../../releases/demo-shop-7/static", frozenset(), False),
+        ("../../../releases/other-7/static", frozenset(), False),
+        ("/etc", frozenset(), False),
+        (static_target(make_spec()), frozenset(), False),
+        (None, frozenset(), False),
+    ],
+)
+def test_static_files_of_the_release_before_stay_within_reach(
+    static: str | None, damaged: frozenset[str], former: bool
+) -> None:
+    observed = ObservedSite(SLUG, serving=1, listening=frozenset({1}), static=static, damaged=damaged)
+    links = [action for action in plan_site(make_spec(2), observed).actions if isinstance(action, SetLink)]
+    assert (SetLink(SLUG, "static.former", static) in links) is former
 
 
 def test_a_site_that_never_served_is_removed_at_once() -> None:

@@ -41,6 +41,46 @@ def test_a_site_is_served_under_its_hostnames_by_its_own_user(serving: Node) -> 
     assert document.stat().st_mode & 0o7777 == 0o600
 
 
+OLD = ("app.0123456789ab.js", "js/index-BHk3-9_x.mjs", "app.0123456789ab.js.map")
+
+
+def test_pages_from_before_a_deploy_find_their_static_files(serving: Node) -> None:
+    for number in (2, 3):
+        serving.release(f"demo-{number}")
+    for number in (1, 2):
+        static = serving.home / "releases" / f"demo-{number}" / "static"
+        (static / "js").mkdir()
+        for name in OLD[: 3 if number == 1 else 1]:
+            (static / name).write_text(f"of {number}")
+        (static / "taken-out.css").write_text("secret")
+        (static / "linked.0123456789ab.js").symlink_to("/etc/passwd")
+    (serving.home / "releases/demo-2/static/taken-out.css").unlink()
+
+    def deploy(number: int) -> list[bytes]:
+        serving.reported("blog", serving.put(serving.document("blog", 1, f"demo-{number}", generation=number)))
+        return [serving.get("blog.localhost", f"/static/{name}")[2] for name in OLD]
+
+    assert deploy(1) == [b"of 1"] * 3
+    assert serving.get("blog.localhost", "/static/taken-out.css")[2] == b"secret"
+    link = serving.home / "run/sites/blog/static.former"
+    assert not link.is_symlink()
+    assert deploy(2) == [b"of 2", b"of 1", b"of 1"]
+    assert os.readlink(link) == "../../../releases/demo-1/static"
+    status, headers, _ = serving.get("blog.localhost", f"/static/{OLD[1]}")
+    assert (status, headers["content-type"]) == (200, "application/javascript")
+    assert headers["x-content-type-options"] == "nosniff"
+    for path in ("/static/taken-out.css", "/static/linked.0123456789ab.js", "/static.former/js/index-BHk3-9_x.mjs"):
+        assert serving.page("blog.localhost", path)["path"] == path, "nginx does not serve it"
+    shutil.rmtree(serving.home / "releases/demo-1")
+    assert serving.page("blog.localhost", f"/static/{OLD[1]}")["path"] == f"/static/{OLD[1]}"
+    assert deploy(3)[0] == b"of 2"
+    assert serving.page("blog.localhost", f"/static/{OLD[1]}")["version"] == "demo-3"
+    link.unlink()
+    link.symlink_to("/etc")
+    serving.sql("""SELECT agent_v1.ask('{"check_repair": true}')""")
+    wait_until(lambda: not os.path.lexists(link), 10, "the link that leads elsewhere is gone")
+
+
 def test_hostnames_are_links_and_restart_nothing(serving: Node) -> None:
     serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
     before = serving.page("blog.localhost")["pid"]
@@ -109,7 +149,7 @@ def test_a_new_generation_takes_over_without_a_failed_request(serving: Node) -> 
             revision = serving.put(serving.document("blog", 1, release, generation=generation))
             assert serving.reported("blog", revision)["generation"] == generation
         site = serving.home / "run" / "sites" / "blog"
-        left = ["4.sock", "activity", "app.sock", "media", "serving", "site.4.json", "static"]
+        left = ["4.sock", "activity", "app.sock", "media", "serving", "site.4.json", "static", "static.former"]
         wait_until(lambda: sorted(path.name for path in site.iterdir()) == left, what="the old generations to go")
         assert [path.name for path in (serving.home / "run" / "vassals").iterdir()] == ["blog.4.ini"]
     visitor.join()

@@ -99,6 +99,16 @@ class Layout:
         return self.home / "run" / "full"
 
     @property
+    def nginx_temporary(self) -> Path:
+        """Where nginx keeps what its memory is too small for: uploads, and answers that visitors read slowly."""
+        return self.home / "run" / "nginx-tmp"
+
+    @property
+    def unspooled(self) -> Path:
+        """The flag that keeps nginx from putting answers there: the disk is short of room."""
+        return self.home / "run" / "unspooled"
+
+    @property
     def nginx_conf(self) -> Path:
         return self.home / "etc" / "nginx.conf"
 

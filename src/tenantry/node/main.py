@@ -21,6 +21,7 @@ from tenantry.node.effects.leftovers import Leftovers
 from tenantry.node.effects.limits import SiteLimits, remove_groups
 from tenantry.node.effects.logs import trim_for_ever
 from tenantry.node.effects.releases import Releases
+from tenantry.node.effects.spooling import watch_room
 from tenantry.node.errors import NodeError
 from tenantry.node.gate import ConnectGate
 from tenantry.node.keeper import ReleaseKeeper
@@ -118,6 +119,7 @@ async def run_agent(config: Config) -> None:
                 name="limits",
             ),
             group.create_task(trim_for_ever(config.layout), name="logs"),
+            group.create_task(watch_room(config.layout), name="spooling"),
             group.create_task(Leftovers(config.layout).run(), name="leftovers"),
             group.create_task(ReleaseKeeper(releases, reconciler.releases).run(), name="releases"),
         ]

@@ -15,6 +15,7 @@ vassal of the generation that `serving` names and points app.sock at its socket;
 it undoes both. The plan leaves such a site alone, asleep or awake.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -52,6 +53,7 @@ DRAIN_STEP_MAX_SECONDS = 2.0
 DRAINING_MAX = 5  # generations of one site that finish their requests; a person may restart faster than these end
 GONE_STEP_SECONDS = 0.2
 
+FORMER = "static.former"  # the link to the static files that a site had before those it has
 STANDBY, PROCESS = "standby", "process"  # the readers of a mode's documents
 FLAGS = ("maintenance", "readonly")  # the files mode.<flag> in a site's directory, read by nginx at each request
 
@@ -107,6 +109,15 @@ class Plan:
 def static_target(spec: SiteSpec) -> str | None:
     """Return the target of the site's link `static`."""
     return None if spec.release.static is None else f"../../../releases/{spec.release.name}/{spec.release.static}"
+
+
+def is_former(spec: SiteSpec, target: str | None) -> bool:
+    """Whether the site's link `static.former` may lead to `target`: static files of a release of its project."""
+    name, _, path = (target or "").removeprefix("../../../releases/").partition("/")
+    return target == f"../../../releases/{name}/{path}" and (
+        re.fullmatch(rf"{spec.release.name.project}-[1-9][0-9]*", name) is not None
+        and all(part not in ("", ".", "..") for part in path.split("/"))
+    )
 
 
 def idle_target(spec: SiteSpec) -> str:
@@ -260,8 +271,7 @@ def _bring_up(spec: SiteSpec, observed: ObservedSite, tries: bool) -> Iterator[A
 
 def _let_sleep(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
     """Nothing runs, or what runs is standby's: only what a visitor meets on the way must be whole."""
-    if observed.static != static_target(spec) or "static" in observed.damaged:
-        yield SetLink(spec.slug, "static", static_target(spec))
+    yield from _set_static(spec, observed)
     if not observed.asleep or "app.sock" in observed.damaged:
         yield LetSleep(spec.slug, spec.generation)
 
@@ -278,10 +288,18 @@ def _start(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
         yield RestoreSocket(slug, generation)
     if observed.serving != generation or generation not in observed.listening or ends or damaged:
         yield AwaitReady(slug, generation)
-    if observed.static != static_target(spec) or "static" in observed.damaged:
-        yield SetLink(slug, "static", static_target(spec))
+    yield from _set_static(spec, observed)
     if observed.serving != generation or observed.asleep or "app.sock" in observed.damaged:
         yield Switch(slug, generation)
+
+
+def _set_static(spec: SiteSpec, observed: ObservedSite) -> Iterator[Action]:
+    """Pages that are open refer to files of the release before, which stay within reach until the next one."""
+    target, damaged = static_target(spec), "static" in observed.damaged
+    if observed.static != target and not damaged and is_former(spec, observed.static):
+        yield SetLink(spec.slug, FORMER, observed.static)
+    if observed.static != target or damaged:
+        yield SetLink(spec.slug, "static", target)
 
 
 def _restore_serving(observed: ObservedSite) -> Iterator[Action]:

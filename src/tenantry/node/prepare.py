@@ -75,7 +75,7 @@ def own_directories(layout: Layout) -> dict[Path, int]:
         layout.site_logs,
         layout.long,
         layout.full,
-        layout.run / "nginx-tmp",
+        layout.nginx_temporary,
     )
     own = (layout.state, layout.state / "sites", layout.written, layout.wake_failures)
     return {layout.etc: 0o755, layout.run: 0o755} | dict.fromkeys(searched, 0o711) | dict.fromkeys(own, 0o700)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.node.config import Config
-from tenantry.node.effects.files import is_directory, is_stale
+from tenantry.node.effects.files import is_directory, is_stale, read_link
 from tenantry.node.integrity import Drift, Place, Signature, compare, describe, settled, sign, sign_shell
 from tenantry.node.layout import Layout, socket_name
-from tenantry.node.planner import FLAGS, idle_target, media_target, mode_flags, static_target
+from tenantry.node.planner import FLAGS, FORMER, idle_target, is_former, media_target, mode_flags, static_target
 from tenantry.node.probes import Tables, serving_generation
 from tenantry.node.render.engine import Protocol
 from tenantry.node.render.engines import driver_of
@@ -306,6 +306,9 @@ class SiteIntegrity:
         for name in sorted(entry.name for entry in directory.iterdir()):
             generation = parse_entry(name)
             path = directory / name
+            if name == FORMER and not is_former(spec, read_link(path)):
+                detail = "does not lead to static files of the site's project"
+                yield f"foreign:{name}", self._drift(spec, "link", path, detail)
             if generation is None and not is_own(name):
                 if is_stale(name):
                     detail = "was left by an interrupted write"

@@ -7,7 +7,7 @@ from pathlib import Path
 from tenantry.node.config import Config
 from tenantry.node.integrity import Place
 from tenantry.node.layout import Layout, parse_vassal
-from tenantry.node.planner import FLAGS, PROCESS, STANDBY
+from tenantry.node.planner import FLAGS, FORMER, PROCESS, STANDBY
 from tenantry.node.upstream import FLAG_NAME, LINK_NAMES
 from tenantry.node.vassal import ACTIVITY
 from tenantry.spec.errors import UserIdsExhausted
@@ -66,7 +66,7 @@ def generation_in(name: str) -> int | None:
 
 
 def is_own(name: str) -> bool:
-    links = {"serving", "idle", "static", "media", *LINK_NAMES}
+    links = {"serving", "idle", "static", FORMER, "media", *LINK_NAMES}
     return (
         name in links | {FLAG_NAME}
         or name in (ACTIVITY, RESTART, "mode.json")

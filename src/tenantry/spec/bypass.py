@@ -5,7 +5,7 @@ import hmac
 import re
 
 COOKIE = "tenantry_bypass"
-PATH = "/.tenantry/bypass"  # under the site's own name; answered only while the site is in a mode
+PATH = "/.tenantry/bypass"  # under the site's own name; exchanged only while the site is in a mode
 PARAMETER = "token"
 HOURS_MAX = 168
 

@@ -6,44 +6,21 @@ What it holds varies only with the home's checked path, an IP address, ports and
 whitelist the host → `run/hosts/<fqdn>` → its real path `run/sites/<slug>` → files of the site, else its socket, in the
 protocol that is spoken there (`upstream`).
 A site in a mode is answered by standby in its place, which may send a request on to the site; its static files are
-served in every mode, since its own page may use them.
+served in every mode, since its own page may use them. What lets its bearer into closed sites, the link's token and the
+cookie made of it, no application ever gets, nor does the log.
 """
 
 import hashlib
 import ipaddress
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tenantry.node.layout import Layout
+from tenantry.node.render.mime import MIME_TYPES
+from tenantry.node.render.pages import render_pages
+from tenantry.spec.bypass import COOKIE, PATH
 from tenantry.spec.limits import BOUNDS, DEFAULT_LIMITS
-
-MIME_TYPES = {
-    "application/javascript": "js mjs",
-    "application/json": "json map webmanifest",
-    "application/pdf": "pdf",
-    "application/wasm": "wasm",
-    "application/xml": "xml xsl",
-    "application/zip": "zip",
-    "audio/mpeg": "mp3",
-    "audio/ogg": "ogg oga opus",
-    "font/otf": "otf",
-    "font/ttf": "ttf",
-    "font/woff": "woff",
-    "font/woff2": "woff2",
-    "image/avif": "avif",
-    "image/gif": "gif",
-    "image/jpeg": "jpeg jpg",
-    "image/png": "png",
-    "image/svg+xml": "svg svgz",
-    "image/webp": "webp",
-    "image/x-icon": "ico",
-    "text/css": "css",
-    "text/csv": "csv",
-    "text/html": "html htm",
-    "text/plain": "txt log md",
-    "video/mp4": "mp4 m4v",
-    "video/webm": "webm",
-}
 
 # Headers by which a proxy tells an application who asked. Nobody in front of this nginx is trusted: what the visitor
 # sent under these names is replaced or emptied. An upper-case name is how the application sees it.
@@ -80,6 +57,7 @@ _PARAMETERS = {
     "SERVER_PORT": "$server_port",
     "SERVER_NAME": "$h",
     "HTTP_HOST": "$h$typed_port",
+    "HTTP_COOKIE": "$cookies if_not_empty",
     "HTTP_X_FORWARDED_FOR": "$remote_addr",
     "HTTP_X_FORWARDED_HOST": "$h$typed_port",
     "HTTP_X_FORWARDED_PORT": "$seen_port",
@@ -96,6 +74,8 @@ _STANDBY_PARAMETERS = {
     "TENANTRY_SITE": "$site",
     "REQUEST_METHOD": "$request_method",
     "REQUEST_URI": "$request_uri",
+    "DOCUMENT_URI": "$document_uri",
+    "HTTP_COOKIE": "$http_cookie if_not_empty",  # one of all that were sent
     "QUERY_STRING": "$query_string",
     "REQUEST_SCHEME": "$scheme",
     "REMOTE_ADDR": "$remote_addr",
@@ -109,10 +89,20 @@ _OWN_HEADERS = {
     "X-Tenantry-Route": "$site",
 }
 
+_STATIC_FILES = """\
+      add_header Cache-Control $static_cache;
+      add_header X-Content-Type-Options nosniff always;
+      gzip on;
+      gzip_types text/css application/javascript application/json image/svg+xml;"""
+
 GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
 READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
 LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
 UNTOUCHED_HEADER = "X-Tenantry-Untouched"  # of standby: the request was held, and is to be asked again
+# What a reader has not taken yet waits in a file, for a process of the site would be held until the last byte is taken.
+# Twice and a half what a visitor may upload. A file belongs to one answer and goes with it; in all they are bounded by
+# the room on the disk (`run/unspooled`).
+SPOOLED_MB = 256
 READY_PATH = "/.tenantry/ready"
 _REVISION = re.compile(r'location = /revision .* return 200 "([0-9a-f]{16})\\n";')
 _NO_REVISION = "0" * 16
@@ -149,7 +139,8 @@ worker_processes auto;
 worker_rlimit_nofile {settings.open_files:d};
 worker_shutdown_timeout 30s;
 pid {run}/nginx.pid;
-error_log {layout.home}/logs/nginx.log warn;
+# A warning only says that an upload or an answer waits in a file.
+error_log {layout.home}/logs/nginx.log error;
 events {{ worker_connections {max(settings.open_files // 4, 64):d}; }}
 http {{
 {_http(layout)}
@@ -190,7 +181,7 @@ def _own_machine(settings: NginxSettings) -> str:
 
 
 def _http(layout: Layout) -> str:
-    temporary = layout.run / "nginx-tmp"
+    temporary = layout.nginx_temporary
     types = "\n".join(f"    {kind} {endings};" for kind, endings in MIME_TYPES.items())
     parameters = "\n".join(f"  uwsgi_param {name} {value};" for name, value in _PARAMETERS.items())
     emptied = "\n".join(f'  uwsgi_param {name} "";' for name in _EMPTIED)
@@ -208,11 +199,11 @@ def _http(layout: Layout) -> str:
   uwsgi_temp_path {temporary}/uwsgi;
   fastcgi_temp_path {temporary}/fastcgi;
   scgi_temp_path {temporary}/scgi;
-  uwsgi_max_temp_file_size 0;
+  uwsgi_max_temp_file_size {SPOOLED_MB:d}m;
   uwsgi_connect_timeout 5s;
   uwsgi_read_timeout {READ_SECONDS:d}s;
   proxy_http_version 1.1;
-  proxy_max_temp_file_size 0;
+  proxy_max_temp_file_size {SPOOLED_MB:d}m;
   proxy_connect_timeout 5s;
   proxy_read_timeout {READ_SECONDS:d}s;
   # Obeyed, it makes nginx read files for the application: of a site whose hostname begins with this site's, too.
@@ -239,13 +230,41 @@ def _http(layout: Layout) -> str:
     default "public, max-age=3600";
     "~\\.[0-9a-f]{{12}}\\.[A-Za-z0-9]+$" "public, max-age=31536000, immutable";
   }}
+  # Of the release before only such names: what was taken out of a release on purpose is gone. Bundlers' are shorter.
+  map $uri $former {{
+    default /.none;
+    "~^/static(?<below>/(?:[^/]+/)*[^/]*?[.-][0-9A-Za-z_-]{{8,64}}(?:\\.[A-Za-z0-9]{{1,10}}){{1,3}})$"
+      /static.former$below;
+  }}
+{_without_bypass()}
 {parameters}
 {emptied}
 {headers}
   log_format tenantry escape=json '{{"time":"$time_iso8601","site":"$site","host":"$h","remote":"$remote_addr",'
-    '"method":"$request_method","uri":"$request_uri","status":$status,"bytes":$bytes_sent,'
+    '"method":"$request_method","uri":"$shown_uri","status":$status,"bytes":$bytes_sent,'
     '"seconds":$request_time,"upstream_seconds":"$upstream_response_time","agent":"$http_user_agent"}}';
   access_log {layout.home}/logs/access.log tenantry buffer=64k flush=1s;"""
+
+
+def _without_bypass() -> str:
+    """What applications get of a request's cookies, and the log of its address. Two cookies of the name are taken out,
+    a parent domain's beside the site's own; who sends more sends no cookie at all.
+    """
+    named = f"[ \\t]*{COOKIE}[ \\t]*="  # as standby reads them, and with blanks as some libraries do
+
+    def taken_out(source: str, name: str) -> str:
+        return f"""\
+  map ${source} ${name} {{
+    default ${source};
+    "~^{named}[^;]*(?:;[ \\t]*)?(?<after>.*)$" $after;
+    "~^(?<before>.*?);{named}[^;]*(?<after>.*)$" $before$after;
+  }}"""
+
+    return f"""\
+{taken_out("http_cookie", "fewer_cookies")}
+{taken_out("fewer_cookies", "other_cookies")}
+  map $other_cookies $cookies {{ default $other_cookies; "~(?:^|;){named}" ""; }}
+  map $uri $shown_uri {{ default $request_uri; {PATH} $uri; }}"""
 
 
 def _server(layout: Layout) -> str:
@@ -279,23 +298,30 @@ def _server(layout: Layout) -> str:
     set $patience "";
     if (-f {layout.long}/$site) {{ set $patience -long; }}
     if ($websocket) {{ set $patience -long; }}
+    # Where the disk is short of room, an answer that could not be written there would be cut.
+    set $spool "";
+    if (-f {layout.unspooled}) {{ set $spool -unspooled; }}
     # A named place keeps a request's method and body. What is answered there may need a page, too.
     recursive_error_pages on;
     error_page 404 @unknown;
     error_page 502 504 = @away;
     error_page 507 = @full;
     error_page 503 = @standby;
-{_pages()}
-    # `root` here is the site's directory; below its two links nothing may lead elsewhere.
+{render_pages()}
+    # `root` here is the site's directory; below its three links nothing may lead elsewhere.
     location ^~ /static/ {{
       root $rp;
       disable_symlinks on from=$rp/static;
-      try_files $uri @application;
+      try_files $uri @former;
       error_page 403 405 = @application;
-      add_header Cache-Control $static_cache;
-      add_header X-Content-Type-Options nosniff always;
-      gzip on;
-      gzip_types text/css application/javascript application/json image/svg+xml;
+{_STATIC_FILES}
+    }}
+    # Pages that are open since before a deploy.
+    location @former {{
+      root $rp;
+      disable_symlinks on from=$rp/static.former;
+      try_files $former @application;
+{_STATIC_FILES}
     }}
     location ^~ /media/ {{
       if ($gate = rw) {{ return 503; }}
@@ -309,11 +335,11 @@ def _server(layout: Layout) -> str:
       add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
 style-src 'unsafe-inline'" always;
     }}
-    location @application {{ if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience; }}
+    location @application {{ if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience$spool; }}
     location / {{
       if ($gate = rw) {{ return 503; }}
       if ($upload) {{ return 507; }}
-      try_files /.none @$engine$patience;
+      try_files /.none @$engine$patience$spool;
     }}
 {_engines()}
 {_standby(layout)}"""
@@ -336,6 +362,11 @@ def _engines() -> str:
 
     untouched = f"$upstream_http_{UNTOUCHED_HEADER.lower().replace('-', '_')}"
 
+    def places(engine: str, module: str, passed: str) -> Iterator[str]:
+        for patience, waiting in (("", ""), ("-long", f" {module}_read_timeout {LONGEST_SECONDS:d}s;")):
+            yield place(engine, patience, passed + waiting)
+            yield place(engine, f"{patience}-unspooled", f"{passed}{waiting} {module}_max_temp_file_size 0;")
+
     def moved(engine: str, other: str, test: str) -> str:
         return f"""\
     location @no-{engine} {{
@@ -347,13 +378,10 @@ def _engines() -> str:
       return 502;
     }}"""
 
-    uwsgi, http = "uwsgi_pass unix:$rp/app.sock;", "proxy_pass http://unix:$rp/app.http;"
     return "\n".join(
         [
-            place("uwsgi", "", uwsgi),
-            place("uwsgi", "-long", f"{uwsgi} uwsgi_read_timeout {LONGEST_SECONDS:d}s;"),
-            place("http", "", http),
-            place("http", "-long", f"{http} proxy_read_timeout {LONGEST_SECONDS:d}s;"),
+            *places("uwsgi", "uwsgi", "uwsgi_pass unix:$rp/app.sock;"),
+            *places("http", "proxy", "proxy_pass http://unix:$rp/app.http;"),
             moved("uwsgi", "http", "-f"),
             moved("http", "uwsgi", "!-f"),
         ]
@@ -362,7 +390,7 @@ def _engines() -> str:
 
 def _headers() -> dict[str, str]:
     """The headers by which an application over HTTP is told what one over uWSGI's protocol is told in parameters."""
-    told = {name: value for name, value in _PARAMETERS.items() if name.startswith("HTTP_")}
+    told = {name: value.split()[0] for name, value in _PARAMETERS.items() if name.startswith("HTTP_")}
     told |= dict.fromkeys(_EMPTIED, '""')
     headers = {name.removeprefix("HTTP_").replace("_", "-").title(): value for name, value in told.items()}
     return headers | _OWN_HEADERS | {"Upgrade": "$hop_upgrade", "Connection": "$hop_connection"}
@@ -371,49 +399,21 @@ def _headers() -> dict[str, str]:
 def _standby(layout: Layout) -> str:
     """The place where standby answers, or says that the site may. Named places keep a request's method and body."""
     parameters = "\n".join(f"      uwsgi_param {name} {value};" for name, value in _STANDBY_PARAMETERS.items())
-    return f"""\
-    location @standby {{
+    asked = f"""\
       uwsgi_pass unix:{layout.standby_socket};
 {parameters}
       uwsgi_pass_request_body off;
       uwsgi_read_timeout 5s;
+      error_page 502 504 = @closed;"""
+    return f"""\
+    location @standby {{
+{asked}
       # Standby is the platform's own: of it alone X-Accel-Redirect is obeyed.
       uwsgi_ignore_headers X-Accel-Charset;
-      error_page 502 504 = @closed;
     }}
-    location @let_through {{ set $let_through 1; try_files /.none @$engine$patience; }}"""
-
-
-def _pages() -> str:
-    def page(name: str, status: int, title: str, text: str, headers: str) -> str:
-        body = (
-            f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>"
-            f"<title>{title}</title><style>body{{font:1.1rem/1.5 system-ui,sans-serif;margin:15vh auto;max-width:32rem;"
-            f"padding:0 1rem}}</style><h1>{title}</h1><p>{text}</p></html>"
-        )
-        return f"    location @{name} {{ default_type text/html; {headers} return {status:d} '{body}\\n'; }}"
-
-    retry = "add_header Retry-After {} always; add_header Cache-Control no-store always;"
-    return "\n".join(
-        [
-            "    location @unknown { default_type text/plain; keepalive_timeout 0; "
-            'return 404 "No site answers to this name here.\\n"; }',
-            page(
-                "away", 503, "One moment, please", "This site is not answering right now. Try again.", retry.format(5)
-            ),
-            page(
-                "full",
-                507,
-                "No room for files",
-                "This site has used up its disk space and takes no files until some are deleted.",
-                "add_header Cache-Control no-store always;",
-            ),
-            page(
-                "closed",
-                503,
-                "Not available right now",
-                "This site is being worked on. Try again in a moment.",
-                retry.format(120),
-            ),
-        ]
-    )
+    # The token is standby's to judge in every mode, and nobody else's to see: an error's line would have it, too.
+    location = {PATH} {{
+{asked}
+      error_log {layout.home}/logs/nginx.log emerg;
+    }}
+    location @let_through {{ set $let_through 1; try_files /.none @$engine$patience$spool; }}"""

@@ -60,6 +60,7 @@ die-on-term = true
 exit-on-reload = true
 listen = {backlog:d}
 harakiri = {limits.request_seconds:d}
+socket-timeout = {limits.request_seconds:d}
 buffer-size = {BUFFER_BYTES:d}
 post-buffering = {BODY_IN_MEMORY_BYTES:d}
 worker-reload-mercy = {STOP_SECONDS:d}

@@ -62,10 +62,10 @@ class Modes:
             raise ValueError(f"nginx names no site: {name!r:.100}")
         slug = Slug(name)
         mode = self._read(slug)
+        if request.get("DOCUMENT_URI") == PATH:  # which nginx asks about whatever the site's mode
+            return self._exchange(slug, mode, request)
         if mode is None:
             return LET_THROUGH
-        if request.get("REQUEST_URI").partition("?")[0] == PATH:
-            return self._give_cookie(slug, mode, request)
         if not mode.state.refuses(request.get("REQUEST_METHOD")) or self._may_pass(slug, mode, request):
             return LET_THROUGH
         said = answer(
@@ -109,11 +109,13 @@ class Modes:
     def _expiry(self, slug: Slug, mode: SiteMode, token: str) -> int | None:
         return None if mode.bypass_key is None else verify_bypass(mode.bypass_key, slug, token, self._clock())
 
-    def _give_cookie(self, slug: Slug, mode: SiteMode, request: Request) -> Answer:
-        """Exchange the token of a link for a cookie, and lead to the site's first page."""
+    def _exchange(self, slug: Slug, mode: SiteMode | None, request: Request) -> Answer:
+        """Exchange the token of a link for a cookie, and lead to the site's first page; of a live one, lead there."""
+        headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex", "Referrer-Policy": "no-referrer"}
+        if mode is None:
+            return Answer(303, {**headers, "Location": "/"})
         token = parse_qs(request.get("QUERY_STRING")).get(PARAMETER, [""])[-1]
         expires = self._expiry(slug, mode, token)
-        headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex", "Referrer-Policy": "no-referrer"}
         if expires is None:
             text = "This link is not valid, or has run out. Ask for a new one.\n"
             return Answer(403, {**headers, "Content-Type": "text/plain; charset=utf-8"}, text.encode())
