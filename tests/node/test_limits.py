@@ -1,6 +1,8 @@
 """What happens to a site that takes too much, and to its neighbours: real engines, nginx and control groups."""
 
+import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -192,6 +194,21 @@ def test_one_file_has_a_largest_size(pair: Node) -> None:
     assert pair.get("greedy.localhost", "/big?99")[2] == b"written"
     assert pair.get("greedy.localhost", "/big?101")[2] == b"File too large"
     assert pair.get("quiet.localhost", "/big?101")[2] == b"written"
+
+
+def test_a_site_beset_by_slow_visitors_leaves_connections_for_the_others(pair: Node) -> None:
+    """They begin to send something and never end."""
+    conf = (pair.home / "etc" / "nginx.conf").read_text()
+    most = int(conf.partition("limit_conn sites ")[2].partition(";")[0])
+    request = b"POST / HTTP/1.1\r\nHost: greedy.localhost\r\nContent-Length: 10\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(most):
+            visitor = stack.enter_context(socket.create_connection(("127.0.0.1", pair.port), timeout=20))
+            visitor.sendall(request)
+        _, headers, body = wait_until(lambda: (got := pair.get("greedy.localhost"))[0] == 503 and got)
+        assert (int(headers["retry-after"]), b"One moment" in body) == (5, True)
+        assert pair.page("quiet.localhost")["method"] == "GET"
+    wait_until(lambda: pair.get("greedy.localhost")[0] == 200, what="they left")
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user's sites are the user's own")

@@ -117,6 +117,16 @@ class NginxSettings:
     group: str | None
     open_files: int
 
+    @property
+    def connections(self) -> int:
+        """Of one of nginx's workers. A request has two, and may have a file."""
+        return max(self.open_files // 4, 64)
+
+    @property
+    def requests_of_a_site(self) -> int:
+        """At the same time, at all workers: half of what a single one can take. A websocket is one while it lasts."""
+        return self.connections // 4
+
 
 def render_nginx(layout: Layout, settings: NginxSettings) -> str:
     """Return nginx.conf; `nginx -t` accepts it once the directories it names exist."""
@@ -141,13 +151,15 @@ worker_shutdown_timeout 30s;
 pid {run}/nginx.pid;
 # A warning only says that an upload or an answer waits in a file.
 error_log {layout.home}/logs/nginx.log error;
-events {{ worker_connections {max(settings.open_files // 4, 64):d}; }}
+events {{ worker_connections {settings.connections:d}; }}
 http {{
 {_http(layout)}
+  limit_conn_zone $site zone=sites:16m;
+  limit_conn_status 429;
   server {{
     listen {_listen(settings)} default_server;
     server_name _;
-{_server(layout)}
+{_server(layout, f"limit_conn sites {settings.requests_of_a_site:d};")}
   }}
   # Not a name a visitor's browser can ask for by accident, and no site's: labels of sites have no underscore.
   server {{
@@ -267,7 +279,8 @@ def _without_bypass() -> str:
   map $uri $shown_uri {{ default $request_uri; {PATH} $uri; }}"""
 
 
-def _server(layout: Layout) -> str:
+def _server(layout: Layout, bounded: str) -> str:
+    """`bounded`: so that one site, slow or beset by slow visitors, leaves connections for the others."""
     return f"""\
     root {layout.hosts}/$dir;
     set $rp "";
@@ -304,7 +317,7 @@ def _server(layout: Layout) -> str:
     # A named place keeps a request's method and body. What is answered there may need a page, too.
     recursive_error_pages on;
     error_page 404 @unknown;
-    error_page 502 504 = @away;
+    error_page 429 502 504 = @away;
     error_page 507 = @full;
     error_page 503 = @standby;
 {render_pages()}
@@ -335,14 +348,15 @@ def _server(layout: Layout) -> str:
       add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
 style-src 'unsafe-inline'" always;
     }}
-    location @application {{ if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience$spool; }}
+    location @application {{ {bounded} if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience$spool; }}
     location / {{
+      {bounded}
       if ($gate = rw) {{ return 503; }}
       if ($upload) {{ return 507; }}
       try_files /.none @$engine$patience$spool;
     }}
 {_engines()}
-{_standby(layout)}"""
+{_standby(layout, bounded)}"""
 
 
 def _engines() -> str:
@@ -396,7 +410,7 @@ def _headers() -> dict[str, str]:
     return headers | _OWN_HEADERS | {"Upgrade": "$hop_upgrade", "Connection": "$hop_connection"}
 
 
-def _standby(layout: Layout) -> str:
+def _standby(layout: Layout, bounded: str) -> str:
     """The place where standby answers, or says that the site may. Named places keep a request's method and body."""
     parameters = "\n".join(f"      uwsgi_param {name} {value};" for name, value in _STANDBY_PARAMETERS.items())
     asked = f"""\
@@ -416,4 +430,4 @@ def _standby(layout: Layout) -> str:
 {asked}
       error_log {layout.home}/logs/nginx.log emerg;
     }}
-    location @let_through {{ set $let_through 1; try_files /.none @$engine$patience$spool; }}"""
+    location @let_through {{ {bounded} set $let_through 1; try_files /.none @$engine$patience$spool; }}"""
