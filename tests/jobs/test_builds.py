@@ -242,7 +242,7 @@ def test_a_release_for_granian_has_its_server_and_its_asgi_application(context: 
     assert list(venv.glob("lib/python3.*/site-packages/granian/server"))
     assert not list(venv.glob("lib/python3.*/site-packages/pyuwsgi*"))
     server = [str(venv / "bin/python"), "-c", "from django_tenantry.asgi_server import Plan, make_server as make; "
-              "make(Plan('shop.1', 1, 1, 10, 10, 10), list)"]  # fmt: skip
+              "make(Plan('shop.1', 1, 1, 10, 10, 10, 0), list)"]  # fmt: skip
     subprocess.run(server, check=True, timeout=30)
 
 

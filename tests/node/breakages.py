@@ -117,7 +117,7 @@ BREAKAGES = (
     _import("exception", "RuntimeError: it is broken", "raise RuntimeError('it is broken')"),
     _import("hanging import", _TIMED_OUT, _FOREVER, short=True),
     _import("busy import", _TIMED_OUT, "while True: pass"),
-    _import("exit with 0", "keeps ending", "sys.exit(0)", short=True),
+    _import("exit with 0", "keeps ending", "sys.exit(0)"),
     _import("exit with 3", "keeps ending", "sys.exit(3)"),
     _import("os._exit(0)", "keeps ending", "os._exit(0)", short=True),
     _import("killed", "keeps ending", "os.kill(os.getpid(), signal.SIGKILL)"),
@@ -133,14 +133,12 @@ BREAKAGES = (
         "memory hog",
         "MemoryError|keeps ending",
         "resource.setrlimit(resource.RLIMIT_AS, (400 << 20,) * 2)\nhog = []\nwhile 1: hog.append(bytearray(1 << 20))",
-        short=True,
     ),
     _import("too large an allocation", "MemoryError", "bytearray(1 << 60)"),
     _import(
         "daemon",
         "keeps ending|ended after",
         "if os.fork(): os._exit(0)\nos.setsid()\ndef application(e, s): return answer(s)",
-        short=True,
     ),
     _import(
         "children that ignore signals",
@@ -153,7 +151,6 @@ BREAKAGES = (
                 {_FOREVER}
         raise RuntimeError("too late")
         """,
-        short=True,
     ),
     _import(
         "programs in the background",
@@ -204,21 +201,17 @@ BREAKAGES = (
         "no such application module",
         "there is no module broken_nowhere",
         release={"wsgi": "broken_nowhere:application"},
-        short=True,
     ),
     _import("no application", "has no WSGI application called application", "app = None", short=True),
     _import("not callable", "has no WSGI application called application", "application = 3"),
     Breakage("not text", "codec can't decode|SyntaxError|\\(unicode error\\)", "application = '\udcff'"),
     Breakage("name beyond ascii", "there is no module", release={"wsgi": "приложение:приложение"}),
-    Breakage(
-        "a large environment", "Argument list too long", site={"environment": {"LARGE": "x" * 200_000}}, short=True
-    ),
+    Breakage("a large environment", "Argument list too long", site={"environment": {"LARGE": "x" * 200_000}}),
     Breakage(
         "settings missing",
         "No module named 'no_settings'",
         settings="",
         release={"settings": "no_settings"},
-        short=True,
     ),
     Breakage("settings raise", "ZeroDivisionError", settings="1 / 0"),
     Breakage(
@@ -252,7 +245,7 @@ BREAKAGES = (
     _raw("closed without an answer", "ended before it answered|without an answer", "b''", short=True),
     _raw("half a head", "half an answer|not an answer", "b'HTTP/1.1 200 OK\\r\\nContent-'"),
     _raw("half an answer", "half an answer", "b'HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nhalf'", short=True),
-    _raw("garbage", "not an answer", "b'\\x00\\xff' * 500", short=True),
+    _raw("garbage", "not an answer", "b'\\x00\\xff' * 500"),
     _request(
         "never ending body",
         "does not end",
@@ -264,7 +257,6 @@ BREAKAGES = (
         _TIMED_OUT,
         "return answer(start_response)",
         before="os.close(3)",
-        short=True,
     ),
     _request(
         "steals the socket",
@@ -402,14 +394,12 @@ BREAKAGES = (
         "ended after it had answered|ended before it answered",
         "if next(asked): os._exit(1)\nawait answer_asgi(send)",
         before="asked = itertools.count()",
-        short=True,
     ),
     _asgi(
         "granian: warm path broken",
         "answered /warm with status 500 .RuntimeError: not warm",
         "if scope['path'] == '/warm': raise RuntimeError('not warm')\nawait answer_asgi(send)",
         site={"warm_paths": ["/warm"]},
-        short=True,
     ),
     _asgi(
         "granian: warm path hangs",

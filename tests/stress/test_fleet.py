@@ -40,7 +40,7 @@ def judge(outcome: dict[str, Any], attempts: int) -> None:
 
 @pytest.mark.timeout(400)
 def test_fifty_agents() -> None:
-    outcome = run(50, 5, 10.0, 350)
+    outcome = run(50, 3, 5.0, 350)
     judge(outcome, attempts=2)
     assert outcome["restart"]["caught_up_seconds"] <= 15.0
 

@@ -51,11 +51,11 @@ def make_bypass(
     )
 
 
-@router.delete("/sites/{slug}/bypass", response={200: schemas.Site, **PROBLEMS}, tags=["modes"])
-def revoke_bypass(request: HttpRequest, slug: Name) -> schemas.Site:
+@router.delete("/sites/{slug}/bypass", response={202: schemas.Site, **PROBLEMS}, tags=["modes"])
+def revoke_bypass(request: HttpRequest, slug: Name) -> Status[schemas.Site]:
     """Make every link and cookie of before worthless. It holds once the nodes have applied the site's revision."""
     services.revoke_bypass(actor(request), slug)
-    return schemas.Site.from_orm(queries.site(slug))
+    return Status(202, schemas.Site.from_orm(queries.site(slug)))
 
 
 def _details(body: mode_schemas.ModeInput) -> services.ModeDetails:
