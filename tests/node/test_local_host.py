@@ -97,15 +97,20 @@ def test_a_site_without_a_user_id_of_its_own_is_never_started(home: Path) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a process as somebody else")
 def test_a_socket_that_a_tenant_binds_under_another_sites_path_is_nobodys(home: Path) -> None:
     site = home / "run/sites/blog"
-    listen = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); "
-    listen += "print(flush=True); sys.stdin.read()"
+    # It visits itself: a connection to a path of this name must not keep the neighbour awake.
+    listen = "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.unlink(sys.argv[1]); s.bind(sys.argv[1]); "
+    listen += (
+        "s.listen(); c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    )
     with socket.socket(socket.AF_UNIX) as own:
         own.bind(str(site / "1.sock"))
         own.listen()
+        visitor = socket.socket(socket.AF_UNIX)
+        visitor.connect(str(site / "1.sock"))
         site.chmod(0o777)  # in the tenant's own mount namespace it is a directory of the tenant's
         home.chmod(0o755)
         tenant = subprocess.Popen(
-            [sys.executable, "-c", listen, str(site / "7.sock")],
+            [sys.executable, "-c", listen, str(site / "1.sock")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             user=65_534,
@@ -119,7 +124,8 @@ def test_a_socket_that_a_tenant_binds_under_another_sites_path_is_nobodys(home: 
             tenant.stdin.close()
             tenant.stdout.close()
             tenant.wait(timeout=10)
-    assert found.listening == {BLOG: {1}}
+            visitor.close()
+    assert (found.listening, found.connections) == ({BLOG: {1}}, {BLOG: {1: 1}})
 
 
 def test_what_standby_says_is_heard_whoever_reads_the_directories_before(host: LocalHost, home: Path) -> None:

@@ -3,7 +3,8 @@
 Asked through sock_diag, the kernel also says which file each socket was bound to: a socket moved to another site's
 place, or made anew under the same name, is another file. And whose it is: a tenant that mounts a directory of its own
 over another site's, in a mount namespace, binds a path of the same name. Every listener of a site was made by the user
-the agent runs as. Where sock_diag is not to be had, `/proc/net/unix` says the rest.
+the agent runs as, and a connection counts that was made to the file of such a listener. Where sock_diag is not to be
+had, `/proc/net/unix` says the rest.
 """
 
 import os
@@ -29,6 +30,10 @@ _HEADER = struct.Struct("=IHHIIBBBB")  # the message's header, then family, type
 _INODE_AT = 20
 _FIRST_ATTRIBUTE = 32
 _ATTRIBUTE = struct.Struct("=HH")
+_VFS = struct.Struct("=II")
+_File = tuple[int, int]  # inode and device, as the kernel says them
+_NO_FILE: _File = (0, 0)
+_Row = tuple[bytes, bool, _File, int]  # path, whether it listens, file, connections: its queue's, or itself one
 _LISTENING_FLAG = 0x10000  # __SO_ACCEPTCON in /proc/net/unix
 _ANSWER_SECONDS = 2.0
 
@@ -52,8 +57,8 @@ class Sockets:
 def read_sockets(sites: Path) -> Sockets:
     """Return the sockets bound below `sites`. Paths as they were bound.
 
-    A connection made to a listening socket carries its path, also before the process accepted it: the count is the
-    number of requests on their way.
+    A connection that was accepted carries the path of the socket it was made to; what was not yet is in that socket's
+    queue. The count is of both: the requests on their way.
     """
     prefix = f"{sites}/".encode()
     try:
@@ -84,9 +89,11 @@ class Backlog:
         return None
 
 
-def _collect(prefix: bytes, rows: Iterator[tuple[bytes, bool, int]], *, with_files: bool) -> Sockets:
+def _collect(prefix: bytes, rows: Iterator[_Row], *, with_files: bool) -> Sockets:
     found = Sockets(files={} if with_files else None)
-    for path, listening, inode in rows:
+    listeners: set[tuple[bytes, _File]] = set()
+    connections: list[tuple[Slug, int, tuple[bytes, _File], int]] = []
+    for path, listening, file, count in rows:
         if not path.startswith(prefix):
             continue
         site, _, name = os.fsdecode(path[len(prefix) :]).partition("/")
@@ -95,23 +102,27 @@ def _collect(prefix: bytes, rows: Iterator[tuple[bytes, bool, int]], *, with_fil
             continue
         slug, generation = Slug(site), int(number)
         if listening:
+            listeners.add((path, file))
             found.listening.setdefault(slug, set()).add(generation)
             if found.files is not None:
-                found.files.setdefault((slug, generation), set()).add(inode)
-        else:
+                found.files.setdefault((slug, generation), set()).add(file[0])
+        connections.append((slug, generation, (path, file), count))
+    for slug, generation, made_to, count in connections:
+        if made_to in listeners and count:
             counts = found.connections.setdefault(slug, {})
-            counts[generation] = counts.get(generation, 0) + 1
+            counts[generation] = counts.get(generation, 0) + count
     return found
 
 
-def _ask_kernel() -> Iterator[tuple[bytes, bool, int]]:
-    """Yield path, whether it listens, and the file's inode of each bound socket; `OSError` without sock_diag."""
+def _ask_kernel() -> Iterator[_Row]:
+    """Yield each bound socket; `OSError` without sock_diag."""
     own = os.geteuid()
-    for state, _, part in _messages(1 << _LISTEN | 1 << _ESTABLISHED, _SHOW_NAME | _SHOW_FILE | _SHOW_USER):
-        name, inode, user = _attributes(*part)
+    shown = _SHOW_NAME | _SHOW_FILE | _SHOW_USER | _SHOW_QUEUE
+    for state, _, part in _messages(1 << _LISTEN | 1 << _ESTABLISHED, shown):
+        name, file, user = _attributes(*part)
         listening = state == _LISTEN
         if name and not (listening and user not in (own, None)):
-            yield name, listening, inode
+            yield name, listening, file, (_queue(*part) or 0) if listening else 1
 
 
 def _messages(states: int, shown: int, inode: int = 0) -> Iterator[tuple[int, int, tuple[bytes, int, int]]]:
@@ -139,19 +150,19 @@ def _messages(states: int, shown: int, inode: int = 0) -> Iterator[tuple[int, in
                 return
 
 
-def _attributes(answer: bytes, at: int, end: int) -> tuple[bytes, int, int | None]:
-    """Return name, inode of the file and user; kernels before 5.3 do not tell the user."""
-    name, inode, user = b"", 0, None
+def _attributes(answer: bytes, at: int, end: int) -> tuple[bytes, _File, int | None]:
+    """Return name, file and user; kernels before 5.3 do not tell the user."""
+    name, file, user = b"", _NO_FILE, None
     while at < end:
         length, kind = _ATTRIBUTE.unpack_from(answer, at)
         if kind == _NAME:
             name = answer[at + 4 : at + length].rstrip(b"\0")
         elif kind == _FILE:
-            inode = int.from_bytes(answer[at + 4 : at + 8], sys.byteorder)
+            file = _VFS.unpack_from(answer, at + 4)
         elif kind == _USER:
             user = int.from_bytes(answer[at + 4 : at + 8], sys.byteorder)
         at += length + 3 & ~3
-    return name, inode, user
+    return name, file, user
 
 
 def _queue(answer: bytes, at: int, end: int) -> int | None:
@@ -164,8 +175,10 @@ def _queue(answer: bytes, at: int, end: int) -> int | None:
     return None
 
 
-def _read_table(table: Path) -> Iterator[tuple[bytes, bool, int]]:
+def _read_table(table: Path) -> Iterator[_Row]:
+    """Yield each bound socket, those among them that wait to be accepted."""
     for line in table.read_bytes().splitlines():
         columns = line.split(None, 7)
         if len(columns) == 8 and columns[7].startswith(b"/"):
-            yield columns[7], bool(int(columns[3], 16) & _LISTENING_FLAG), 0
+            listening = bool(int(columns[3], 16) & _LISTENING_FLAG)
+            yield columns[7], listening, _NO_FILE, 0 if listening else 1
