@@ -32,6 +32,15 @@ def application(environ, start_response):
     if path == "/leak":
         for _ in range(int(query)):
             HOARD.append(bytearray(os.urandom(1)) * (1 << 20))
+    if path == "/survive":
+        if os.fork() == 0:
+            os.setsid()
+            os.closerange(3, 64)
+            while True:
+                open(os.environ["MEDIA_ROOT"] + "/alive", "w").close()
+                time.sleep(float(query))
+                if os.fork():
+                    os._exit(0)
     if path == "/precious":
         try:
             with open("/proc/self/oom_score_adj", "w") as file:
@@ -295,6 +304,20 @@ def test_a_worker_that_has_grown_is_replaced_after_its_request(pair: Node) -> No
     # uWSGI lets a worker live for a minute: one that is too large from the start would be replaced for ever.
     wait_until(lambda: pair.page("greedy.localhost")["pid"] != worker, seconds=70)
     assert pair.page("quiet.localhost", "/leak?110")["pid"], "who has no limit may"
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="a process of the agent's own user has its own grace")
+@pytest.mark.parametrize("pause", [0.5, 0.001])
+def test_what_forks_and_ends_all_the_time_goes_with_its_generation(pair: Node, pause: float) -> None:
+    """Each of its processes is new, none was there for long."""
+    limited(pair)
+    pair.page("greedy.localhost", f"/survive?{pause}")
+    alive = pair.home / "data" / "greedy" / "media" / "alive"
+    wait_until(alive.exists, what="it runs")
+    limited(pair)
+    wait_until(lambda: time.time() - alive.stat().st_mtime > 3, 60, "its end")
+    assert pair.page("greedy.localhost")["path"] == "/"
+    alive.unlink()
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="control groups are root's")

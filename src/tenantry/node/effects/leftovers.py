@@ -2,7 +2,8 @@
 
 The emperor and each vassal adopt what loses its parent below them (see `emperor`, `vassal`). So what a site's code
 started and left is among the children of its vassal, and once that has ended among the emperor's, where only vassals
-belong. It is ended after a grace in which workers whose master was killed may finish their requests.
+belong. It is ended after a grace in which workers whose master was killed may finish their requests. The grace is the
+user's, not the process's: else who forks and ends all the time would have a new one each time.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from tenantry.node.effects.emperor import ask_emperor
-from tenantry.node.effects.processes import Process, children, descendants, find
+from tenantry.node.effects.processes import Process, children, descendants, find, owner
 from tenantry.node.errors import EmperorUnavailable
 from tenantry.node.layout import Layout
 from tenantry.node.render.engine import STOP_SECONDS
@@ -24,7 +25,9 @@ INTERVAL_SECONDS = 2.0
 
 
 class Leftovers:
-    """Looks for ever. A child of the emperor that it does not know as a vassal for the grace's length is ended."""
+    """Looks for ever. Children of the emperor that it does not know as vassals are ended, when there were any of their
+    user for the grace's length. Where all have the agent's own user, each process has its own grace.
+    """
 
     def __init__(
         self, layout: Layout, *, grace_seconds: float = STOP_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -34,7 +37,7 @@ class Leftovers:
         self._clock = clock
         self._emperor = 0
         self._vassals: frozenset[Process] = frozenset()
-        self._seen: dict[Process, float] = {}
+        self._seen: dict[Process | int, float] = {}  # users by their numbers
 
     async def run(self) -> None:
         while True:
@@ -51,8 +54,9 @@ class Leftovers:
         found = children(self._emperor)
         self._vassals &= found
         now = self._clock()
-        self._seen = {process: self._seen.get(process, now) for process in found - self._vassals}
-        old = {process for process, since in self._seen.items() if now - since >= self._grace_seconds}
+        graced = {process: _graced(process) for process in found - self._vassals}
+        self._seen = {who: self._seen.get(who, now) for who in graced.values()}
+        old = {process for process, who in graced.items() if now - self._seen[who] >= self._grace_seconds}
         if old:
             await self._learn()
             for process in old - self._vassals:
@@ -62,6 +66,12 @@ class Leftovers:
         state = await ask_emperor(self._socket)
         self._emperor = state.pid
         self._vassals = frozenset(process for process in children(state.pid) if process.pid in state.pids)
+
+
+def _graced(process: Process) -> Process | int:
+    """Return who has the grace: the process's user, or the process itself."""
+    user = owner(process.pid)
+    return process if user in (None, os.geteuid()) else user
 
 
 def end(process: Process) -> None:

@@ -5,6 +5,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tenantry.node.config import Config
 from tenantry.node.effects.files import remove, write_file
 from tenantry.node.layout import Layout, parse_vassal
 from tenantry.node.probes import entries
+from tenantry.node.render.engine import STOP_SECONDS
 from tenantry.node.vassal import find_groups
 from tenantry.spec.limits import DEFAULT_LIMITS, Limits
 from tenantry.spec.names import Slug
@@ -21,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 120.0  # for the files of one site; more are not counted to the end
 FLAG_MODE = 0o644
+LEFT_SECONDS = STOP_SECONDS + 5.0  # uWSGI kills its workers before
 GONE_SECONDS = 5.0  # in which the processes of a group that is to be removed end
 _STEP_SECONDS = 0.05
 
@@ -35,6 +39,7 @@ class SiteLimits:
 
     def __init__(self, config: Config) -> None:
         self._layout = config.layout
+        self._crowded: dict[str, float] = {}  # groups of generations that are no more, since when they have processes
 
     def controllers(self) -> frozenset[str]:
         """Return the control groups' controllers that this machine offers."""
@@ -68,14 +73,42 @@ class SiteLimits:
         return os.path.lexists(self._layout.site(slug))
 
     def remove_old_groups(self) -> None:
-        """Remove the groups of generations that are no more. One that still has processes is left for the next time."""
+        """Remove the groups of generations that are no more. What is still in one when its processes must have ended
+        was left behind, and is ended: a site leaves a limit of its memory with each generation otherwise.
+        """
+        crowded = set()
         for directory in set(find_groups(str(self._layout.home)).values()):
             for name in entries(Path(directory)):
                 made = parse_vassal(f"{name}.ini")
-                if made is not None and not os.path.lexists(self._layout.vassal(*made)):
-                    with contextlib.suppress(OSError):
-                        os.rmdir(f"{directory}/{name}")  # noqa: PTH106
+                if made is None or os.path.lexists(self._layout.vassal(*made)):
+                    continue
+                try:
+                    os.rmdir(f"{directory}/{name}")  # noqa: PTH106
+                except OSError:
+                    crowded.add(name)
+        now = time.monotonic()
+        self._crowded = {name: self._crowded.get(name, now) for name in crowded}
+        for name, since in self._crowded.items():
+            if now - since > LEFT_SECONDS:
+                self._empty(name)
         remove_abandoned_groups()
+
+    def _empty(self, name: str) -> None:
+        """End all processes in the groups of a generation that is no more: first it may not start others."""
+        slug, generation = parse_vassal(f"{name}.ini") or ("", 0)
+        groups = [Path(directory) / name for directory in set(find_groups(str(self._layout.home)).values())]
+        left = {pid for group in groups for pid in _processes(group)}
+        # A site on demand may wake at this moment. What was listed before its ini came is not its own.
+        if not left or os.path.lexists(self._layout.vassal(Slug(slug), generation)):
+            return
+        for group in groups:
+            with contextlib.suppress(OSError):
+                (group / "pids.max").write_text("0")  # set anew when the group is entered again
+        left |= {pid for group in groups for pid in _processes(group)}
+        logger.warning("%s is no more, and %d of its processes are left: they are killed", name, len(left))
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def bring_forward(self) -> None:
         """Give the generations that visitors are led to their share, where they still have less: none does by itself.
@@ -169,6 +202,13 @@ def _noted(layout: Layout) -> Iterator[str]:
 
 def _note(layout: Layout) -> Path:
     return layout.state / "groups.json"
+
+
+def _processes(group: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (group / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
 
 
 def _kills(group: Path) -> int:

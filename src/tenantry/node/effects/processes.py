@@ -38,6 +38,15 @@ def find(pid: int) -> Process | None:
     return None if fields[0] in (b"Z", b"X") else Process(pid, int(fields[19]))
 
 
+def owner(pid: int) -> int | None:
+    """Return the user of a process, None when it is gone. Whose `/proc/<pid>` is says less: it may be made root's."""
+    try:
+        status = Path(f"/proc/{pid:d}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    return int(status.partition("\nUid:")[2].split(None, 1)[0])
+
+
 def descendants(process: Process) -> Iterator[Process]:
     """Yield a process and all below it, parents first."""
     yield process
