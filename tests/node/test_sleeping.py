@@ -270,6 +270,35 @@ def test_an_emperor_that_comes_back_starts_what_visitors_ask_for(serving: Node) 
     assert serving.page("two.localhost")["site"] == "two"
 
 
+def test_who_waits_is_answered_although_the_emperor_ends_meanwhile(serving: Node) -> None:
+    serving.release("demo-2", application=f"import time\ntime.sleep(3)\n{APPLICATION}")
+    sleeping(serving, "blog", 1, release_changes={"name": "demo-2"})
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        visit = pool.submit(serving.get, "blog.localhost")
+        time.sleep(1.5)
+        serving.stop("emperor", signal.SIGKILL)
+        (serving.home / "run" / "emperor.sock").unlink(missing_ok=True)
+        time.sleep(0.5)
+        serving.start_emperor()
+        assert visit.result()[0] == 200
+    assert not (serving.home / "run" / "failed" / "blog").exists(), "nobody blames the site"
+
+
+def test_what_a_site_left_behind_keeps_no_visitor_waiting(serving: Node) -> None:
+    leave = "import os, time\nif not os.fork():\n    os.setsid()\n"
+    leave += "    open(f\"{os.environ['TMPDIR']}/left.{os.getpid()}\", 'w')\n    time.sleep(60)\n    os._exit(0)\n"
+    serving.release("demo-2", application=f"{leave}{APPLICATION}")
+    serving.reported("blog", on_demand(serving, "blog", 1, release_changes={"name": "demo-2"}))
+    serving.page("blog.localhost")
+    wait_until(lambda: leads_to(serving, "blog") == WAKE, what="it falls asleep")
+    wait_until(lambda: not list((serving.home / "run" / "vassals").glob("blog.*")), what="its process is told to end")
+    began = time.monotonic()
+    serving.page("blog.localhost")
+    assert time.monotonic() - began < 8
+    for left in (serving.home / "data" / "blog" / "tmp").glob("left.*"):
+        os.kill(int(left.suffix[1:]), signal.SIGKILL)
+
+
 def test_a_site_is_woken_while_standby_is_replaced(serving: Node) -> None:
     sleeping(serving, "blog", 1)
     visitor = Visitor(serving, "blog.localhost", pause=0.4)

@@ -95,6 +95,7 @@ _STATIC_FILES = """\
       gzip on;
       gzip_types text/css application/javascript application/json image/svg+xml;"""
 
+_MIXED = "(?=[^./-]*[0-9])(?=[^./-]*[A-Za-z])|(?=[^./-]*[a-z][^./-]*[A-Z])"
 GRACE_SECONDS = 5  # the engine ends what takes too long; nginx gives up only where the engine did not
 READ_SECONDS = DEFAULT_LIMITS.request_seconds + GRACE_SECONDS
 LONGEST_SECONDS = BOUNDS["request_seconds"][1] + GRACE_SECONDS
@@ -120,12 +121,12 @@ class NginxSettings:
     @property
     def connections(self) -> int:
         """Of one of nginx's workers. A request has two, and may have a file."""
-        return max(self.open_files // 4, 64)
+        return max(self.open_files // 2, 64)
 
     @property
     def requests_of_a_site(self) -> int:
-        """At the same time, at all workers: half of what a single one can take. A websocket is one while it lasts."""
-        return self.connections // 4
+        """At the same time, at all workers: a quarter of what one can take. A websocket is one while it lasts."""
+        return self.connections // 8
 
 
 def render_nginx(layout: Layout, settings: NginxSettings) -> str:
@@ -203,6 +204,9 @@ def _http(layout: Layout) -> str:
   sendfile on;
   tcp_nopush on;
   keepalive_timeout 65s;
+  # Who says nothing holds a connection: of which site that is, is only known when the head is whole.
+  client_header_timeout 10s;
+  reset_timedout_connection on;
   keepalive_requests 100000;
   client_max_body_size 100m;
   client_body_buffer_size 128k;
@@ -242,10 +246,11 @@ def _http(layout: Layout) -> str:
     default "public, max-age=3600";
     "~\\.[0-9a-f]{{12}}\\.[A-Za-z0-9]+$" "public, max-age=31536000, immutable";
   }}
-  # Of the release before only such names: what was taken out of a release on purpose is gone. Bundlers' are shorter.
+  # Of the release before only such names: what was taken out of a release on purpose is gone. Bundlers' are shorter,
+  # and no words: they have letters and digits, or a capital after a small letter.
   map $uri $former {{
     default /.none;
-    "~^/static(?<below>/(?:[^/]+/)*[^/]*?[.-][0-9A-Za-z_-]{{8,64}}(?:\\.[A-Za-z0-9]{{1,10}}){{1,3}})$"
+    "~^/static(?<below>/(?:[^/]+/)*[^/]*?[.-](?:{_MIXED})[0-9A-Za-z_]{{8,64}}(?:\\.[A-Za-z0-9]{{1,10}}){{1,3}})$"
       /static.former$below;
   }}
 {_without_bypass()}
@@ -276,7 +281,7 @@ def _without_bypass() -> str:
 {taken_out("http_cookie", "fewer_cookies")}
 {taken_out("fewer_cookies", "other_cookies")}
   map $other_cookies $cookies {{ default $other_cookies; "~(?:^|;){named}" ""; }}
-  map $uri $shown_uri {{ default $request_uri; {PATH} $uri; }}"""
+  map $uri $shown_uri {{ default $request_uri; {PATH} $uri; {PATH}/ $uri; }}"""
 
 
 def _server(layout: Layout, bounded: str) -> str:
@@ -427,6 +432,10 @@ def _standby(layout: Layout, bounded: str) -> str:
     }}
     # The token is standby's to judge in every mode, and nobody else's to see: an error's line would have it, too.
     location = {PATH} {{
+{asked}
+      error_log {layout.home}/logs/nginx.log emerg;
+    }}
+    location = {PATH}/ {{
 {asked}
       error_log {layout.home}/logs/nginx.log emerg;
     }}

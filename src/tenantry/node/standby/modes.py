@@ -62,7 +62,7 @@ class Modes:
             raise ValueError(f"nginx names no site: {name!r:.100}")
         slug = Slug(name)
         mode = self._read(slug)
-        if request.get("DOCUMENT_URI") == PATH:  # which nginx asks about whatever the site's mode
+        if request.get("DOCUMENT_URI").removesuffix("/") == PATH:  # which nginx asks about whatever the site's mode
             return self._exchange(slug, mode, request)
         if mode is None:
             return LET_THROUGH

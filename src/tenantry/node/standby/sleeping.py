@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.node.config import Config
-from tenantry.node.effects.emperor import wake_emperor
+from tenantry.node.effects.emperor import ask_emperor, wake_emperor
 from tenantry.node.effects.files import read_link, set_link
+from tenantry.node.errors import EmperorUnavailable
 from tenantry.node.layout import parse_vassal, socket_name
 from tenantry.node.planner import SETTLE_SECONDS
 from tenantry.node.probes import entries, serving_generation
@@ -31,6 +32,7 @@ LOOK_SECONDS = 1.0
 AT_ONCE = 16  # sites on their way to sleep
 STEP_SECONDS = 0.1
 DRAIN_SECONDS = 30.0  # a site that is still answering after this is left awake for now
+ASK_SECONDS = 1.0  # between questions to the emperor, whose answer is long
 END_SECONDS = 15.0  # for the process to end; uWSGI kills its workers after ten
 LEFT_SECONDS = 300.0  # no start takes as long, the agent's neither
 AHEAD_MAX_SECONDS = 3600.0  # how far ahead a site may say that it has work to do
@@ -158,11 +160,21 @@ class Sleeper:
         return True
 
     async def _ended(self, slug: Slug, generation: int) -> None:
-        """A visitor who comes now must not meet the process that ends."""
+        """A visitor who comes now must not meet the process that ends.
+
+        What it left behind may hold its socket open: then the emperor says that it has ended.
+        """
         began = time.monotonic()
-        while time.monotonic() - began < END_SECONDS:
+        asked = began + ASK_SECONDS
+        while (now := time.monotonic()) - began < END_SECONDS:
             if generation not in read_sockets(self._layout.sites).listening.get(slug, ()):
                 return
+            if now > asked:
+                asked = now + ASK_SECONDS
+                with contextlib.suppress(EmperorUnavailable):
+                    state = await ask_emperor(self._layout.emperor_socket)
+                    if self._layout.vassal(slug, generation).name not in state.running:
+                        return
             await asyncio.sleep(STEP_SECONDS / 2)
         logger.warning("%s: the process of generation %d does not end", slug, generation)
 

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 45.0  # for a process to answer; nginx waits a minute for the first byte
 WATCH_SECONDS = 0.5
+EMPEROR_STEP_SECONDS = 0.2  # between looks for one that is being started again
 ENDED_SECONDS = 12.0  # uWSGI kills what does not end within ten; a process that is still there was kept by the emperor
 BACKOFF_SECONDS = 2.0  # after a failure; doubled with each
 BACKOFF_MAX_SECONDS = 30.0
@@ -137,10 +138,7 @@ class Waker:
         log = _size(self._layout.log(site.slug))
         try:
             async with self._turn(site), asyncio.timeout(START_SECONDS):
-                former = self._former(site.slug, generation)
-                self._begin(site.slug, generation)
-                await wake_emperor(self._layout.emperor_socket)
-                await self._answering(site.slug, generation, former)
+                await self._started(site.slug, generation)
         except (TimeoutError, NotReady, OSError) as error:
             if serving_generation(self._layout.site(site.slug)) != (True, generation):
                 return  # the agent leads visitors elsewhere meanwhile, and took away what was being started
@@ -151,6 +149,27 @@ class Waker:
         remove(self._layout.wake_failures / site.slug)
         self._lead(site.slug, generation)
         logger.info("%s: woken within %.0f ms", site.slug, (self._clock() - began) * 1000)
+
+    async def _started(self, slug: Slug, generation: int) -> None:
+        """Return when the generation answers; begun anew when it only ended because the emperor did."""
+        while True:
+            emperor = sign(str(self._layout.emperor_socket))
+            former = self._former(slug, generation)
+            self._begin(slug, generation)
+            await wake_emperor(self._layout.emperor_socket)
+            try:
+                await self._answering(slug, generation, former)
+                return
+            except NotReady:
+                await self._emperor_back()
+                if sign(str(self._layout.emperor_socket)) == emperor:
+                    raise
+
+    async def _emperor_back(self) -> None:
+        while True:
+            if await wake_emperor(self._layout.emperor_socket):
+                return
+            await asyncio.sleep(EMPEROR_STEP_SECONDS)
 
     @contextlib.asynccontextmanager
     async def _turn(self, site: Site) -> AsyncIterator[None]:
