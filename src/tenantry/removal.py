@@ -6,6 +6,7 @@ for trees that only the platform writes.
 
 import subprocess
 from pathlib import Path
+from typing import BinaryIO, cast
 
 _ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 _SAID_BYTES = 65_536  # of rm's complaints; there may be one for every file
@@ -22,9 +23,9 @@ def remove_tree(path: Path) -> None:
     with subprocess.Popen(
         argv, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
-        assert process.stderr is not None
-        said = process.stderr.read(_SAID_BYTES)
-        while process.stderr.read(_SAID_BYTES):
+        stream = cast(BinaryIO, process.stderr)
+        said = stream.read(_SAID_BYTES)
+        while stream.read(_SAID_BYTES):
             pass
     if process.returncode != 0:
         first = said.decode("utf-8", "replace").partition("\n")[0].removeprefix("rm: ")

@@ -116,9 +116,7 @@ def test_a_read_only_site_is_dumped_whole(tenant_server: TenantServer, request_:
     assert "SECURITY DEFINER" in text
 
 
-def test_what_a_site_has_closed_to_itself_is_in_the_archive(
-    tenant_server: TenantServer, request_: DumpRequest
-) -> None:
+def test_what_a_site_has_closed_to_itself_is_in_the_archive(tenant_server: TenantServer, request_: DumpRequest) -> None:
     closed = request_.home / "data/blog/media/closed"
     closed.mkdir()
     (closed / "b.txt").write_text("behind it")
