@@ -114,7 +114,7 @@ def world(
             token = administrator_token()
             with served(database, home) as url:
                 made = World(url, token, home, database)
-                add_demo(made)
+                add_project(made, "demo")
                 yield made
         finally:
             drop_control_database(database)
@@ -128,12 +128,13 @@ def administrator_token() -> str:
     return services.create_token(Actor(name="admin", is_admin=True, username="admin"), "tests")[1]
 
 
-def add_demo(world: World) -> None:
+def add_project(world: World, name: str) -> None:
+    """A project whose first release is built."""
     from tenantry.control.access.actors import SETUP
     from tenantry.control.releases import services
 
-    services.add_project(SETUP, services.ProjectRequest(name="demo", source="/srv/demo"))
-    world.build("demo-1")
+    services.add_project(SETUP, services.ProjectRequest(name=name, source=f"/srv/{name}"))
+    world.build(f"{name}-1")
     world.report()
 
 
@@ -238,6 +239,14 @@ def site_exists(slug: str) -> bool:
     from tenantry.control.sites.models import Site
 
     return Site.objects.filter(slug=slug).exists()
+
+
+def forget(slug: str) -> None:
+    """Take a site away as its removal does at its end: later tests ask every site of the platform."""
+    from tenantry.control.access.actors import SETUP
+    from tenantry.control.sites import services
+
+    services.finish_site_removal(services.delete_site(SETUP, slug, confirm=slug).number, None)
 
 
 def create_served(cli: Any, platform: World, slug: str, *more: str) -> None:
@@ -638,6 +647,62 @@ def test_a_mode_is_waited_for_and_an_unreachable_node_is_a_note(cli: Any, platfo
         Node.objects.filter(name="far").delete()
     assert cli("site", "mode", "moody", "off").code == 2
     assert "(the latest)" in cli("site", "show", "moody").out
+
+
+def test_a_mode_holds_though_the_newest_generation_does_not_start(cli: Any, platform: World) -> None:
+    from tenantry.control.sites.models import Site
+
+    add_project(platform, "halts")
+    assert cli("site", "create", "halting", "--project", "halts").code == 0
+    platform.provision("halting")
+    assert cli("site", "restart", "halting").code == 0
+    failed = {"state": "failed", "message": "it answers 500."}
+    note = f"note: the newest generation of halting does not start on {NODE_NAME}: it answers 500."
+    platform.serve("halting", **failed)
+    before = Site.objects.get(slug="halting").revision
+    mode = Running("site", "mode", "halting", "maintenance", "--wait")
+    until(lambda: Site.objects.get(slug="halting").mode == "maintenance")
+    platform.report({"slug": "halting", "revision": before, "generation": 2, **failed})
+    assert mode.process.poll() is None, "the node has not applied the mode"
+    platform.serve("halting", **failed)
+    code, out, err = mode.finish()
+    assert (code, out.startswith("halting is maintenance after ")) == (0, True), err
+    assert note in err
+
+    revoke = Running("site", "bypass", "halting", "--revoke", "--wait", "--json")
+    until(lambda: Site.objects.get(slug="halting").revision > before + 1)
+    platform.serve("halting", **failed)
+    code, out, err = revoke.finish()
+    assert (code, json.loads(out)["slug"]) == (0, "halting"), err
+    assert note in err
+
+    every = Running("site", "mode", "--all", "--project", "halts", "paused", "--wait")
+    until(lambda: Site.objects.get(slug="halting").mode == "paused")
+    platform.serve("halting", **failed)
+    code, out, err = every.finish()
+    assert (code, out) == (0, "1 sites are paused now, 0 were already.\n"), err
+    assert note in err
+    forget("halting")
+
+
+def test_a_mode_that_the_database_does_not_follow_is_an_error_all_the_same(cli: Any, platform: World) -> None:
+    from tenantry.control.sites.database_mode import fail_database_mode
+    from tenantry.control.sites.models import Site
+
+    add_project(platform, "writes")
+    assert cli("site", "create", "writing", "--project", "writes").code == 0
+    platform.provision("writing")
+    failed = {"state": "failed", "message": "it answers 500"}
+    mode = Running("site", "mode", "writing", "read_only", "--wait")
+    until(lambda: Site.objects.get(slug="writing").mode == "read_only")
+    platform.serve("writing", **failed)
+    time.sleep(1)
+    assert mode.process.poll() is None, "the nodes have it, the database has not"
+    fail_database_mode(Site.objects.get(slug="writing").number, "it does not answer.")
+    code, out, err = mode.finish()
+    assert (code, out) == (1, "")
+    assert "error: writing was not changed: The database could not be made read-only: it does not answer." in err
+    forget("writing")
 
 
 def test_what_goes_with_a_mode_is_typed_and_shown(cli: Any, platform: World, tmp_path: Path) -> None:

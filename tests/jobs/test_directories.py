@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,39 @@ def test_removal_deletes_links_not_what_they_point_at(home: Path, uid_base: int 
     remove_site_directories(home, "blog")
     assert (outside / "precious").exists()
     assert list((home / "data").iterdir()) == []
+
+
+def nest(directory: Path, levels: int) -> None:
+    """Make directories in one another, deeper than any path can name."""
+    at = os.open(directory, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+
+def test_a_site_cannot_keep_itself_by_directories_that_are_nested_deep(home: Path, uid_base: int | None) -> None:
+    make_site_directories(home, "blog", site_owner(uid_base, 17))
+    for name in ("media", "home", "tmp"):
+        nest(home / "data/blog" / name, 5_000)
+    remove_site_directories(home, "blog")
+    assert list((home / "data").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_what_cannot_be_removed_is_an_error_that_names_it(home: Path, uid_base: int | None) -> None:
+    make_site_directories(home, "blog", site_owner(uid_base, 17))
+    mounted = home / "data/blog/media/mounted"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        with pytest.raises(OSError, match=r"\.removed-blog was not removed: .*media/mounted"):
+            remove_site_directories(home, "blog")
+    finally:
+        subprocess.run(["umount", home / "data/.removed-blog/media/mounted"], check=True)
 
 
 def test_a_link_in_place_of_media_is_not_followed(home: Path, uid_base: int | None) -> None:

@@ -1,6 +1,7 @@
 """The final dump holds the site's rows and files, can be restored, and never passes the site's own rights."""
 
 import os
+import socket
 import stat
 import subprocess
 import tarfile
@@ -113,6 +114,59 @@ def test_a_read_only_site_is_dumped_whole(tenant_server: TenantServer, request_:
     ).stdout
     assert "remember" in text
     assert "SECURITY DEFINER" in text
+
+
+def test_what_a_site_has_closed_to_itself_is_in_the_archive(tenant_server: TenantServer, request_: DumpRequest) -> None:
+    closed = request_.home / "data/blog/media/closed"
+    closed.mkdir()
+    (closed / "b.txt").write_text("behind it")
+    for path in (closed / "b.txt", closed):
+        if request_.owner.uid is not None:
+            os.chown(path, request_.owner.uid, request_.owner.uid)
+        path.chmod(0o000)
+    path = dump_site(tenant_server, request_)
+    assert path is not None
+    with tarfile.open(path.with_suffix(".media.tar")) as archive:
+        content = archive.extractfile("media/closed/b.txt")
+        assert content is not None
+        assert content.read() == b"behind it"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files that a site cannot read")
+def test_a_file_that_cannot_be_read_is_named_and_the_way_on_with_it(
+    tenant_server: TenantServer, request_: DumpRequest
+) -> None:
+    media = request_.home / "data/blog/media"
+    with socket.socket(socket.AF_UNIX) as ignored:
+        ignored.bind(str(media / "0.sock"))
+    (media / "roots").write_text("x")
+    (media / "roots").chmod(0o600)
+    with pytest.raises(DumpFailed, match=r"media/roots: Cannot open: Permission denied .*site delete blog --no-dump"):
+        dump_site(tenant_server, request_)
+    assert list((request_.home / "backups").iterdir()) == []
+
+
+def test_a_file_that_takes_no_room_takes_none_in_the_archive(
+    tenant_server: TenantServer, request_: DumpRequest, tmp_path: Path
+) -> None:
+    with (request_.home / "data/blog/media/huge").open("wb") as huge:
+        huge.truncate(4 << 30)
+        huge.seek(3 << 30)
+        huge.write(b"an island")
+    (request_.home / "data/blog/media/huge").chmod(0o644)
+    path = dump_site(tenant_server, request_)
+    assert path is not None
+    archive = path.with_suffix(".media.tar")
+    assert archive.stat().st_size < 1 << 20
+    restored = ["tar", "--extract", "--file=-", "--strip-components=1", "--no-overwrite-dir"]  # as the docs say
+    with archive.open("rb") as content:
+        subprocess.run(restored, cwd=tmp_path, stdin=content, check=True, timeout=60)
+    found = tmp_path / "huge"
+    assert found.stat().st_size == 4 << 30
+    assert found.stat().st_blocks * 512 < 1 << 20
+    with found.open("rb") as huge:
+        huge.seek(3 << 30)
+        assert huge.read(9) == b"an island"
 
 
 def test_a_failed_dump_leaves_no_archive_either(

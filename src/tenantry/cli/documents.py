@@ -99,6 +99,7 @@ class Convergence(TypedDict):
     site: str
     revision: int
     converged: bool
+    applied: bool
     status: str
     error: str | None
     nodes: list[SiteOnNode]

@@ -14,7 +14,15 @@ from tenantry.cli.documents import Document, Site
 from tenantry.cli.errors import UsageProblem, WorkFailed
 from tenantry.cli.names import SlugArgument
 from tenantry.cli.output import took
-from tenantry.cli.waiting import SITE_SECONDS, Timeout, Wait, note_unreachable, stopwatch, wait_for_site
+from tenantry.cli.waiting import (
+    SITE_SECONDS,
+    Timeout,
+    Wait,
+    note_not_starting,
+    note_unreachable,
+    stopwatch,
+    wait_for_mode,
+)
 
 OPTIONAL = ("becomes", "message", "until", "retry after", "let in", "page")
 PAGE_MAX_BYTES = 131_072
@@ -185,7 +193,8 @@ def _set_many(session: Session, document: Document, project: str | None, seconds
 
 
 def _wait(session: Session, slug: str, revision: int, seconds: float, known_error: str | None) -> None:
-    state = wait_for_site(session.client, slug, seconds=seconds, revision=revision, known_error=known_error, act="")
+    state = wait_for_mode(session.client, slug, seconds=seconds, revision=revision, known_error=known_error)
+    note_not_starting(session.output, state)
     note_unreachable(session.output, state["unreachable"])
 
 

@@ -56,6 +56,31 @@ def wait_for_site(
             )
 
 
+def wait_for_mode(
+    client: Client, slug: str, *, seconds: float, revision: int, known_error: str | None = None
+) -> Convergence:
+    """Wait until what visitors get at `revision` or later holds on every reachable node; return how far they have come.
+
+    A node where the newest generation does not start counts as soon as it has applied the revision: see
+    `note_not_starting`. `known_error` and what it raises are as in `wait_for_site`, the site's own failures alone.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        state = _convergence(client, slug, deadline)
+        if state["revision"] >= revision:
+            if not state["error"] or state["error"] != known_error:
+                _raise_if_job_failed(state, f"{slug} was not changed")
+            if state["applied"]:
+                return state
+        if time.monotonic() >= deadline:
+            raise StillWorking(
+                f"The mode of {slug} does not hold everywhere after {seconds:g} s ({_summary(state)}). "
+                "The platform goes on.",
+                f"Look again with «tenantry site show {slug}», or «tenantry doctor».",
+            )
+        time.sleep(DECIDED_PAUSE_SECONDS)
+
+
 def wait_until_gone(client: Client, slug: str, *, seconds: float, known_error: str | None = None) -> None:
     """Wait until nothing of a deleted site is left; `known_error` and what it raises are as in `wait_for_site`."""
     deadline = time.monotonic() + seconds
@@ -83,6 +108,18 @@ def note_unreachable(output: Output, unreachable: list[Unreachable]) -> None:
     for one in unreachable:
         since = f"last heard of {ago(one['last_contact'])}" if one["last_contact"] else "never heard of"
         output.remark(f"note: {one['node']} is out of reach ({since}); it applies this when it is back.", "yellow")
+
+
+def note_not_starting(output: Output, state: Convergence) -> None:
+    """Name the nodes where the site's newest generation does not start: the one before serves, or none."""
+    for node in reachable_nodes(state):
+        if node["state"] == "failed":
+            why = node["message"] or "no reason was reported"
+            output.remark(
+                f"note: the newest generation of {state['site']} does not start on {node['node']}: {why} "
+                f"See «tenantry site logs {state['site']}».",
+                "yellow",
+            )
 
 
 def reachable_nodes(state: Convergence) -> list[SiteOnNode]:

@@ -217,6 +217,10 @@ class Convergence(Schema):
     site: str
     revision: int
     converged: bool = Field(description="Every reachable node serves the site at `revision`.")
+    applied: bool = Field(
+        description="Every reachable node has applied `revision`, and the database follows the mode, whether or "
+        "not the newest generation starts."
+    )
     status: str = Field(description="The site's; `failed` also when its last upgrade or removal failed.")
     error: str
     nodes: list[SiteOnNode]

@@ -7,10 +7,10 @@ inside (`media`, `home`, `tmp`) is the site's.
 import contextlib
 import grp
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tenantry.removal import remove_tree
 from tenantry.spec.users import site_uid
 
 WEB_GROUPS = ("www-data", "nginx")  # Debian's, others'
@@ -92,9 +92,7 @@ def _make(parent: int, name: str, mode: int, uid: int | None, gid: int | None) -
 
 
 def remove_site_directories(home: Path, slug: str) -> None:
-    """Delete `data/<slug>` and all in it; links are removed, never followed."""
-    if not shutil.rmtree.avoids_symlink_attacks:
-        raise OSError("this system cannot delete a directory without following links that appear meanwhile")
+    """Delete `data/<slug>` and all in it, however deep; links are removed, never followed."""
     base = home / "data"
     grave = base / f".removed-{slug}"
     for directory in (grave, base / slug, grave):
@@ -105,8 +103,7 @@ def remove_site_directories(home: Path, slug: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 directory.rename(grave)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(grave)
+            remove_tree(grave)
 
 
 def remove_site_logs(home: Path, slug: str) -> None:

@@ -3,6 +3,7 @@
 Both are 0600. The number tells a site from an earlier one of its slug; no slug has the underscore before it.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from tenantry.control.data.directories import SiteOwner
 from tenantry.control.data.server import TenantServer, random_password
 
 DUMP_SECONDS = 3600  # of one site; a dump that takes longer hangs on a lock or a dead disk
+LINE_MAX = 400  # characters of a program's complaint: a path in it may be as long as its tenant likes
 
 _PLAIN = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 
@@ -55,18 +57,28 @@ def dump_site(server: TenantServer, request: DumpRequest) -> Path | None:
         return latest_dump(directory, request.slug, request.number)
     target = directory / f"{_stem(request.slug, request.number)}-{request.at.astimezone(UTC):%Y%m%dT%H%M%SZ}.dump"
     media = request.home / "data" / request.slug / "media"
-    if media.is_dir() and not media.is_symlink():
-        # tar runs as the site: whatever links the directory holds lead only to what the site can read anyway.
-        # (Started in the directory: tar's own --directory needs to list it, which a site may not.)
-        command = _Command(["tar", "--create", "--file=-", "--", "media"], _PLAIN, media.parent, request.owner)
-        _write(command, target.with_suffix(".media.tar"))
     try:
+        if media.is_dir() and not media.is_symlink():
+            _archive_media(media, request.owner, target.with_suffix(".media.tar"))
         _dump_database(server, request, target)
-    except DumpFailed:
+    except DumpFailed as error:
         # The job is tried again under another time; the archives of its tries would fill the disk.
         target.with_suffix(".media.tar").unlink(missing_ok=True)
-        raise
+        without = f"«tenantry site delete {request.slug} --no-dump» deletes the site without a dump."
+        raise DumpFailed(f"{error} ({without})") from error
     return target
+
+
+def _archive_media(media: Path, owner: SiteOwner, target: Path) -> None:
+    # tar runs as the site: whatever links the directory holds lead only to what the site can read anyway.
+    # (Started in the directory: tar's own --directory needs to list it, which a site may not.)
+    # What the site has closed to itself it opens first; what is not its own stays closed, and tar names it.
+    opening = _Command(["chmod", "--recursive", "--silent", "u+rX", "--", "media"], _PLAIN, media.parent, owner)
+    # --sparse: what takes no room here takes none in the archive.
+    archiving = _Command(["tar", "--create", "--sparse", "--file=-", "--", "media"], _PLAIN, media.parent, owner)
+    with contextlib.suppress(DumpFailed):
+        _run(opening, subprocess.DEVNULL)
+    _write(archiving, target)
 
 
 def _dump_database(server: TenantServer, request: DumpRequest, target: Path) -> None:
@@ -101,6 +113,7 @@ def _write(command: "_Command", target: Path) -> None:
 
 
 def _run(command: "_Command", output: int) -> None:
+    """Run `command` as its owner; `DumpFailed` with the first error it printed."""
     program = command.argv[0].rpartition("/")[2]
     try:
         done = subprocess.run(
@@ -119,9 +132,16 @@ def _run(command: "_Command", output: int) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DumpFailed(f"{program} failed: {error}") from error
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        words = next((line for line in said if "error:" in line), said[-1] if said else f"exit code {done.returncode}")
-        raise DumpFailed(f"{program} failed: {words}")
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise DumpFailed(f"{program} failed: {_telling(said) or f'exit code {done.returncode}'}")
+
+
+def _telling(said: str) -> str:
+    """Return the line that names the cause: tar sums up in its last line, and warns before it fails."""
+    lines = said.splitlines()
+    errors = [line for sign in ("error:", ": Cannot ") for line in lines if sign in line]
+    first = next(iter(errors or lines), "")
+    return first if len(first) <= LINE_MAX else f"{first[: LINE_MAX // 2]}…{first[-LINE_MAX // 2 :]}"
 
 
 def latest_dump(directory: Path, slug: str, number: int) -> Path | None:

@@ -1,7 +1,7 @@
 """The jobs of releases: build one, publish those without an artifact, remove a project's."""
 
+import contextlib
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from tenantry.control.releases.building import remove_release as remove_files
 from tenantry.control.releases.building.freeze import MARKER, digest_of
 from tenantry.control.releases.models import Release, ReleaseStatus
 from tenantry.control.sealing import environment_of
+from tenantry.removal import remove_tree
 from tenantry.spec.sites import Engine
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,8 @@ def remove_project(platform: Platform, name: str, releases: list[str], artifacts
         (platform.home / "logs" / "builds" / f"{release}.log").unlink(missing_ok=True)
     _remove_artifacts(platform, artifacts)
     if not Release.objects.filter(project__name=name).exists():
-        shutil.rmtree(platform.home / "cache" / "uv" / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(platform.home / "cache" / "uv" / name)
 
 
 def remove_leftovers(platform: Platform) -> list[str]:

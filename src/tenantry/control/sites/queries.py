@@ -23,6 +23,7 @@ from tenantry.control.sites.models import Hostname, Site, SiteStatus
 from tenantry.spec.sites import Mode
 
 SERVING = "serving"
+NOT_STARTING = "failed"  # the newest generation; one before it may serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,14 @@ class Convergence:
     """Whether every live node serves the site at its latest revision, and its database follows its mode.
 
     `status` is the site's, or `failed` when its last upgrade or removal failed. A deleted site never converges: it is
-    not found once it is gone everywhere. `unreachable` are the other nodes.
+    not found once it is gone everywhere. `unreachable` are the other nodes. `applied` asks less than `converged`: the
+    revision holds on every live node and the database follows the mode, whether or not the newest generation starts.
     """
 
     site: str
     revision: int
     converged: bool
+    applied: bool
     status: str
     error: str
     nodes: list[SiteOnNode]
@@ -142,15 +145,20 @@ def convergence(slug: str) -> Convergence:
             nodes.append(SiteOnNode(name, 0, 0, "absent", "", "", row.revision, None))
     # An upgrade that failed leaves the site served, but what was asked for has not come about.
     status = SiteStatus.FAILED.value if row.error else row.status
-    converged = (
-        status == SiteStatus.READY
-        and row.pending_release_id is None
-        and row.pending_mode is None
+    here = [by_name.get(name) for name in live]
+    applied = (
+        row.pending_mode is None
         and row.database_read_only == (row.mode == Mode.READ_ONLY)
         and bool(live)
-        and all(name in by_name and by_name[name].state == SERVING and by_name[name].lag == 0 for name in live)
+        and all(node is not None and node.lag == 0 and node.state in (SERVING, NOT_STARTING) for node in here)
     )
-    return Convergence(slug, row.revision, converged, status, row.error, nodes, unreachable)
+    converged = (
+        applied
+        and status == SiteStatus.READY
+        and row.pending_release_id is None
+        and all(node is not None and node.state == SERVING for node in here)
+    )
+    return Convergence(slug, row.revision, converged, applied, status, row.error, nodes, unreachable)
 
 
 def nodes_serving(slug: str) -> list[str]:
@@ -197,7 +205,7 @@ def _removal(slug: str, row: Site | None) -> Convergence:
     error = row.error if row else ""
     status = SiteStatus.FAILED if error else SiteStatus.DELETING
     _, unreachable = _reachable()
-    return Convergence(slug, deleted, False, status.value, error, nodes, unreachable)
+    return Convergence(slug, deleted, False, False, status.value, error, nodes, unreachable)
 
 
 def _reported(revision: int, slug: str) -> list[SiteOnNode]:

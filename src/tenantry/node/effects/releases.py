@@ -15,7 +15,6 @@ import fcntl
 import itertools
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from tenantry.node.effects.fetching import Artifact, fetch
 from tenantry.node.effects.files import sync, write_file
 from tenantry.node.effects.relocation import relocate
 from tenantry.node.errors import NodeError, NotReady, Transient
+from tenantry.removal import remove_tree
 from tenantry.spec.errors import InvalidName, UserIdsExhausted
 from tenantry.spec.sites import ReleaseName, ReleaseSpec
 from tenantry.spec.users import project_uid
@@ -202,7 +202,7 @@ class Releases:
         self._clean(stopping)
         staging = self._layout.releases / f".{release.name}.{os.getpid()}.new"
         try:
-            _remove_tree(staging)
+            remove_tree(staging)
             unpacking.check_space(self._layout.releases, (artifact.size or 0) * unpacking.GROWTH)
             staging.mkdir(mode=0o700)
             fetch(artifact, self._config, staging / "artifact", stopping)
@@ -213,7 +213,7 @@ class Releases:
         except UserIdsExhausted as error:
             raise NotReady(str(error)) from error
         finally:
-            _remove_tree(staging)
+            remove_tree(staging)
 
     def _unpack(self, release: ReleaseSpec, staging: Path, stopping: threading.Event) -> None:
         owner = self._owner(release)
@@ -317,7 +317,7 @@ class Releases:
                 return
             self._claim = descriptor
             for path in self._layout.releases.glob(".*.new"):
-                _remove_tree(path)
+                remove_tree(path)
             self._remove_aside()
 
     def _remove_aside(self) -> list[str]:
@@ -325,7 +325,7 @@ class Releases:
         removed = []
         for path in self._layout.releases.glob(".*.old"):
             if not _is_worked_in(path):
-                _remove_tree(path)
+                remove_tree(path)
                 removed.append(path.name)
         return removed
 
@@ -379,7 +379,7 @@ class Releases:
     def _remove(self, name: ReleaseName) -> None:
         directory = self._layout.release(name)
         aside = self._set_aside(directory, directory.name)
-        _remove_tree(aside)
+        remove_tree(aside)
         self._layout.release_record(name).unlink(missing_ok=True)
         for known in (self._looks, self._markers, self._seen, self._held):
             known.pop(name, None)
@@ -409,11 +409,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a directory, of a link only the link; one that is gone is fine."""
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)

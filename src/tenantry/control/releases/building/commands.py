@@ -18,6 +18,10 @@ from tenantry.spec.users import control_uid
 LOG_LIMIT_BYTES = 20_000_000  # of one command; a build that prints without end must not fill the disk
 STOP_GRACE_SECONDS = 3.0
 POLL_SECONDS = 0.2  # how late a cancellation or an exit with an inherited pipe may be noticed
+LISTINGS_MAX = 20  # of processes to be killed; what is left then is stuck in the kernel
+QUIET_LISTINGS = 3  # that find nobody: one may look between a process that has forked and its child
+LISTING_PAUSE_SECONDS = 0.01
+KILL_SECONDS = 0.5  # what it kills may stop it
 PROCESSES_MAX = 1024  # and threads, of one project's or site's user at a time
 DISK_FULL = "The disk is full. Free some space (old releases and backups take most) and build again."
 
@@ -196,17 +200,42 @@ def end_processes_of(uid: int | None) -> None:
     """Kill every process of a project's or a site's user: its code may have left one that daemonised.
 
     Projects and sites have users of their own, so nobody else is hit. Nothing is done where they have none.
+    Returns when none was found `QUIET_LISTINGS` times in a row, at the latest after `LISTINGS_MAX` listings.
     """
     if uid is None or uid == 0:
         return
-    for _ in range(20):
+    quiet = 0
+    for _ in range(LISTINGS_MAX):
+        _kill_as(uid)
         pids = [pid for pid in _processes() if _runs_as(pid, uid)]
-        if not pids:
-            return
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+        quiet = 0 if pids else quiet + 1
+        if quiet == QUIET_LISTINGS:
+            return
+        time.sleep(LISTING_PAUSE_SECONDS)
+
+
+def _kill_as(uid: int) -> None:
+    """Have the kernel kill all that runs as `uid` in one act, which no fork slips through.
+
+    Only that user may ask for it without asking for more; its processes may end or stop the one that asks.
+    """
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            ["/bin/sh", "-c", "kill -KILL -1"],
+            cwd="/",
+            env={},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=KILL_SECONDS,
+            check=False,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+        )
 
 
 def control_group(uid_base: int | None) -> int | None:

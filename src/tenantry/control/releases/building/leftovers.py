@@ -1,7 +1,6 @@
 """What killed builds left, removed before the next ones run."""
 
 import logging
-import shutil
 
 import psycopg
 
@@ -10,6 +9,7 @@ from tenantry.control.releases.artifacts.publishing import remove_staged
 from tenantry.control.releases.building import freeze
 from tenantry.control.releases.building.context import BuildContext
 from tenantry.control.releases.building.pipeline import BUILT_HERE
+from tenantry.removal import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def clean_leftovers(context: BuildContext) -> list[str]:
         if (directory / freeze.MARKER).is_file():
             finished.add(_template_of(directory.name))
         elif directory.is_dir() and not directory.is_symlink():
-            shutil.rmtree(directory)
+            remove_tree(directory)
             found.add(directory.name)
     for template in list_templates(context.server):
         if template not in finished and _drop_leftover(context, template):

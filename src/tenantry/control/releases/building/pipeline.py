@@ -10,7 +10,6 @@ during step 11 there may be a whole release that the database does not know: the
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,7 @@ from tenantry.control.releases.building.context import (
 )
 from tenantry.control.releases.building.install import Installation, copy_wheel, install, make_venv
 from tenantry.interpreters import Interpreter
+from tenantry.removal import remove_tree
 from tenantry.spec.environment import CacheAccess, SiteIdentity, SitePlaces, site_environment
 from tenantry.spec.users import project_uid
 
@@ -249,7 +249,7 @@ def _make_directories(work: _Build) -> None:
     own.mkdir(mode=0o700, exist_ok=True)
     if work.owner.uid is not None and work.owner.gid is not None and own.stat().st_uid != work.owner.uid:
         # A removed namesake's cache belongs to another user; begin anew.
-        shutil.rmtree(own)
+        remove_tree(own)
         own.mkdir(mode=0o700)
         os.chown(own, work.owner.uid, work.owner.gid)
 
@@ -329,7 +329,7 @@ def _environment(
 
 def _freeze(work: _Build, facts: BuildResult) -> BuildResult:
     end_processes_of(work.owner.uid)
-    shutil.rmtree(work.scratch)
+    remove_tree(work.scratch)
     freeze.refuse_special_files(work.directory)
     freeze.refuse_moved_static(work.directory, facts.static)
     freeze.set_permissions(work.directory, facts.static)
@@ -353,7 +353,7 @@ def remove_release(context: BuildContext, project: str, number: int) -> None:
     directory = context.home / "releases" / f"{project}-{number}"
     if directory.is_dir():
         (directory / freeze.MARKER).unlink(missing_ok=True)  # half-made from here on
-        shutil.rmtree(directory)
+        remove_tree(directory)
     template = template_name(project, number)
     drop_template(context.server, template)
     if context.cache is not None:
