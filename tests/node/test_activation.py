@@ -115,6 +115,19 @@ class Served:
     def output(self) -> str:
         return self.node.output("activation")
 
+    def waits_in_accept(self) -> bool:
+        """Whether a worker that takes a visitor whom another took first would wait for the next one."""
+        blocking = set()
+        listening = {int(line.split()[9]) for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+                     if line.split()[3] == "0A" and int(line.split()[1].rpartition(":")[2], 16) == self.node.port}  # fmt: skip
+        for pid in self.workers():
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                if str(link.readlink()) in {f"socket:[{inode}]" for inode in listening}:
+                    flags = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().partition("flags:")[2].split()[0]
+                    blocking.add(not int(flags, 8) & os.O_NONBLOCK)
+        assert len(blocking) == 1, "all have the one socket"
+        return blocking.pop()
+
 
 @pytest.fixture
 def served(node: Node) -> Iterator[Served]:
@@ -126,6 +139,14 @@ def served(node: Node) -> Iterator[Served]:
             node.stop("activation")
         for pid in made.workers():
             os.kill(pid, signal.SIGKILL)
+
+
+def test_no_worker_waits_for_a_visitor_whom_another_took(served: Served) -> None:
+    assert not served.waits_in_accept()
+    os.kill(served.process.pid, signal.SIGHUP)
+    before = served.master()
+    wait_until(lambda: served.master() not in (0, before), what="another nginx")
+    assert not served.waits_in_accept(), "nor with a socket that was handed on"
 
 
 def test_another_program_and_another_configuration_refuse_nobody(served: Served) -> None:

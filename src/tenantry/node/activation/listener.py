@@ -24,6 +24,14 @@ def open_listener(address: str, port: int, home: Path) -> socket.socket:
 
     An nginx of this home that still listens goes on: the socket is its own, and `holders` tells who it is.
     """
+    listener = _opened(address, port, home)
+    # nginx leaves a socket that it is given as it is. Of two workers that the kernel tells of one visitor, the second
+    # would wait in `accept` for another one, and all whom it serves with it.
+    listener.setblocking(False)
+    return listener
+
+
+def _opened(address: str, port: int, home: Path) -> socket.socket:
     inherited = _inherited(address, port)
     if inherited is not None:
         return inherited
