@@ -117,12 +117,12 @@ class Served:
 
     def waits_in_accept(self) -> bool:
         """Whether a worker that takes a visitor whom another took first would wait for the next one."""
-        blocking = set()
-        listening = {int(line.split()[9]) for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-                     if line.split()[3] == "0A" and int(line.split()[1].rpartition(":")[2], 16) == self.node.port}  # fmt: skip
+        blocking, port = set(), f":{self.node.port:04X}"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and row[1].endswith(port)}
         for pid in self.workers():
             for link in Path(f"/proc/{pid}/fd").iterdir():
-                if str(link.readlink()) in {f"socket:[{inode}]" for inode in listening}:
+                if str(link.readlink()) in listening:
                     flags = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().partition("flags:")[2].split()[0]
                     blocking.add(not int(flags, 8) & os.O_NONBLOCK)
         assert len(blocking) == 1, "all have the one socket"
