@@ -206,7 +206,6 @@ def _http(layout: Layout) -> str:
   keepalive_timeout 65s;
   # Who says nothing holds a connection: of which site that is, is only known when the head is whole.
   client_header_timeout 10s;
-  reset_timedout_connection on;
   keepalive_requests 100000;
   client_max_body_size 100m;
   client_body_buffer_size 128k;
