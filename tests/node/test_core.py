@@ -325,15 +325,20 @@ def test_a_release_that_never_answers_holds_up_no_other_release() -> None:
     asyncio.run(body())
 
 
+async def serve_among_stuck(agent: Agent, slug: str) -> None:
+    """The site serves; 200 others of its release have all turns and wait for theirs."""
+    agent.put(site(slug))
+    await until(lambda: agent.serves(slug, 1))
+    agent.host.stuck = {f"stuck{n}" for n in range(200)}
+    agent.put(*(site(name) for name in sorted(agent.host.stuck)))
+    await asyncio.sleep(0.2)
+
+
 def test_hostnames_change_at_once_whatever_else_starts() -> None:
     async def body() -> None:
         agent = Agent()
         async with running(agent):
-            agent.put(site("blog"))
-            await until(lambda: agent.serves("blog", 1))
-            agent.host.stuck = {f"stuck{n}" for n in range(200)}
-            agent.put(*(site(name) for name in sorted(agent.host.stuck)))
-            await asyncio.sleep(0.2)
+            await serve_among_stuck(agent, "blog")
             revision = agent.put(site("blog", hostnames=["blog.localhost", "www.localhost"]))
             assert await until(lambda: agent.serves("blog", revision)) < 0.5
 
@@ -369,11 +374,7 @@ def test_who_waits_for_a_turn_is_closed_and_removed_at_once() -> None:
         agent = Agent()
         blog = Slug("blog")
         async with running(agent):
-            agent.put(site("blog"))
-            await until(lambda: agent.serves("blog", 1))
-            agent.host.stuck = {f"stuck{n}" for n in range(200)}
-            agent.put(*(site(name) for name in sorted(agent.host.stuck)))
-            await asyncio.sleep(0.2)
+            await serve_among_stuck(agent, "blog")
             agent.put(site("blog", generation=2))  # of the same release as the stuck ones
             await until(lambda: 2 in agent.host.sites[blog].documents)
             agent.put(site("blog", generation=2, mode="paused"))

@@ -77,7 +77,8 @@ class SiteLimits:
         was left behind, and is ended: a site leaves a limit of its memory with each generation otherwise.
         """
         crowded = set()
-        for directory in set(find_groups(str(self._layout.home)).values()):
+        directories = set(find_groups(str(self._layout.home)).values())
+        for directory in directories:
             for name in entries(Path(directory)):
                 made = parse_vassal(f"{name}.ini")
                 if made is None or os.path.lexists(self._layout.vassal(*made)):
@@ -90,13 +91,12 @@ class SiteLimits:
         self._crowded = {name: self._crowded.get(name, now) for name in crowded}
         for name, since in self._crowded.items():
             if now - since > LEFT_SECONDS:
-                self._empty(name)
+                self._empty(name, [Path(directory) / name for directory in directories])
         remove_abandoned_groups()
 
-    def _empty(self, name: str) -> None:
+    def _empty(self, name: str, groups: list[Path]) -> None:
         """End all processes in the groups of a generation that is no more: first it may not start others."""
         slug, generation = parse_vassal(f"{name}.ini") or ("", 0)
-        groups = [Path(directory) / name for directory in set(find_groups(str(self._layout.home)).values())]
         left = {pid for group in groups for pid in _processes(group)}
         # A site on demand may wake at this moment. What was listed before its ini came is not its own.
         if not left or os.path.lexists(self._layout.vassal(Slug(slug), generation)):
