@@ -20,6 +20,7 @@ ALONE = (
     "engines",
     "neighbours",
     "restarts",
+    "breakages",
 )  # suites that need no running platform
 
 
@@ -77,6 +78,10 @@ def main(arguments: list[str]) -> int:
         from bench import restarts
 
         show(restarts.measure(options.restarts))
+    if options.suite in ("breakages", "all"):
+        from bench import breakages
+
+        show(breakages.measure())
     if options.suite in ALONE:
         return 0
     with platform(options.home) as running:

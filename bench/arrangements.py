@@ -134,6 +134,10 @@ class ByHand:
     def server(self, name: str) -> subprocess.Popen[bytes]:
         return self._processes[name]
 
+    def servers(self) -> list[subprocess.Popen[bytes]]:
+        """Return the servers behind nginx."""
+        return [process for name, process in self._processes.items() if name != "nginx"]
+
     def start_nginx(self) -> int:
         user = "user root;\n" if os.geteuid() == 0 else ""
         configuration = self.place / "nginx.conf"

@@ -9,7 +9,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1] / "tests"
 
 
-def _load(name: str, path: Path) -> ModuleType:
+def load_module(name: str, path: Path) -> ModuleType:
     """Load a module or package below tests/, which is no package itself."""
     places = [str(path.parent)] if path.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=places)
@@ -21,5 +21,5 @@ def _load(name: str, path: Path) -> ModuleType:
     return module
 
 
-node_lab: Any = _load("node_lab", TESTS / "node" / "lab.py")
-lab: Any = _load("cluster_lab", TESTS / "cluster" / "lab" / "__init__.py")
+node_lab: Any = load_module("node_lab", TESTS / "node" / "lab.py")
+lab: Any = load_module("cluster_lab", TESTS / "cluster" / "lab" / "__init__.py")

@@ -3,9 +3,13 @@
 Each is a module of one release, which a site that serves another release is given as its next generation.
 """
 
+import json
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
+
+import psycopg
+from node_lab import ASGI_APPLICATION, GRANIAN, Node
 
 _GOOD = """
 import os, sys, time, threading, signal, socket, resource, itertools
@@ -409,3 +413,39 @@ BREAKAGES = (
         short=True,
     ),
 )
+
+
+def prepare(node: Node, ready_seconds: int) -> None:
+    """Start a node with a good release, good-1, and one that holds every breakage, broken-1."""
+    config = json.loads(node.config.read_text()) | {"ready_seconds": ready_seconds}
+    node.config.write_text(json.dumps(config))
+    node.release("good-1", ASGI_APPLICATION)
+    node.release("broken-1")
+    source = node.home / "releases" / "broken-1" / "src"
+    (source / "broken_urls.py").write_bytes(URLS)
+    for breakage in BREAKAGES:
+        for name, content in breakage.files().items():
+            (source / name).write_bytes(content)
+    node.start_standby()
+    node.start_nginx()
+    node.start_emperor()
+    node.start_agent()
+
+
+def good(node: Node, slug: str, number: int, breakage: Breakage, **changes: Any) -> dict[str, Any]:
+    """Return the document of a site that serves, in the engine of what it is to be given."""
+    return node.document(slug, number, "good-1", release_changes=GRANIAN if breakage.granian else {}, **changes)
+
+
+def lock_database(node: Node, number: int) -> None:
+    """A database for a site, empty, and a role that needs a password."""
+    with psycopg.connect(node.postgres.dsn("postgres"), autocommit=True) as connection:
+        for name in (f"site_{number}", "locked"):
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]
+            connection.execute(f"DROP ROLE IF EXISTS {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'right'")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE site_{number} OWNER site_{number}")  # type: ignore[call-overload]
+        rules = node.postgres.directory / "data" / "pg_hba.conf"
+        if "locked" not in rules.read_text():
+            rules.write_text(f"local all locked scram-sha-256\n{rules.read_text()}")
+            connection.execute("SELECT pg_reload_conf()")

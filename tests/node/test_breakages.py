@@ -3,18 +3,15 @@
 The sites of a run are side by side on one node. Each serves, gets a broken generation, and then a good one.
 """
 
-import json
 import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import psycopg
 import pytest
-from node_breakages import BREAKAGES, URLS, Breakage
-from node_lab import ASGI_APPLICATION, GRANIAN, Node, Postgres, prepared, wait_until
+from node_breakages import BREAKAGES, Breakage, good, lock_database, prepare
+from node_lab import Node, Postgres, prepared, wait_until
 
 from tenantry.node.effects.processes import descendants, find
 from tenantry.node.sockets import read_sockets
@@ -29,20 +26,7 @@ GONE_SECONDS = 40.0  # a process that does not end is killed after 10 s, what it
 def broken(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Node]:
     """A node with a good release and one that holds every breakage."""
     with prepared(postgres) as node:
-        seconds = READY_SECONDS_LONG if request.node.get_closest_marker("long") else READY_SECONDS
-        config = json.loads(node.config.read_text()) | {"ready_seconds": seconds}
-        node.config.write_text(json.dumps(config))
-        node.release("good-1", ASGI_APPLICATION)
-        node.release("broken-1")
-        source = node.home / "releases" / "broken-1" / "src"
-        (source / "broken_urls.py").write_bytes(URLS)
-        for breakage in BREAKAGES:
-            for name, content in breakage.files().items():
-                (source / name).write_bytes(content)
-        node.start_standby()
-        node.start_nginx()
-        node.start_emperor()
-        node.start_agent()
+        prepare(node, READY_SECONDS_LONG if request.node.get_closest_marker("long") else READY_SECONDS)
         yield node
 
 
@@ -122,25 +106,6 @@ def check(node: Node, breakages: list[Breakage]) -> None:
         revisions[slug] = node.put(good(node, slug, numbers[slug], slugs[slug], generation=3))
     for slug in slugs:
         assert node.reported(slug, revisions[slug])["generation"] == 3
-
-
-def good(node: Node, slug: str, number: int, breakage: Breakage, **changes: Any) -> dict[str, Any]:
-    """Return the document of a site that serves, in the engine of what it is to be given."""
-    return node.document(slug, number, "good-1", release_changes=GRANIAN if breakage.granian else {}, **changes)
-
-
-def lock_database(node: Node, number: int) -> None:
-    """A database for a site, empty, and a role that needs a password."""
-    with psycopg.connect(node.postgres.dsn("postgres"), autocommit=True) as connection:
-        for name in (f"site_{number}", "locked"):
-            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]
-            connection.execute(f"DROP ROLE IF EXISTS {name}")  # type: ignore[call-overload]
-            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'right'")  # type: ignore[call-overload]
-        connection.execute(f"CREATE DATABASE site_{number} OWNER site_{number}")  # type: ignore[call-overload]
-        rules = node.postgres.directory / "data" / "pg_hba.conf"
-        if "locked" not in rules.read_text():
-            rules.write_text(f"local all locked scram-sha-256\n{rules.read_text()}")
-            connection.execute("SELECT pg_reload_conf()")
 
 
 def listing(node: Node, slug: str) -> set[str]:

@@ -66,12 +66,12 @@ def test_a_part_with_a_bug_is_a_503_for_that_request_alone(caplog: pytest.LogCap
     async def visit() -> bytes:
         desk = Desk({"broken": Broken()})
         here, there = socket.socketpair()
-        serving = asyncio.create_task(desk.serve(*await asyncio.open_connection(sock=there)))
-        reader, writer = await asyncio.open_connection(sock=here)
-        writer.write(encode_packet({"TENANTRY_DUTY": "broken"}))
-        answer = await reader.read()
-        await serving
-        writer.close()
+        visitor, answering = await asyncio.open_connection(sock=here), await asyncio.open_connection(sock=there)
+        visitor[1].write(encode_packet({"TENANTRY_DUTY": "broken"}))
+        await desk.serve(*answering)
+        answering[1].close()
+        answer = await visitor[0].read()
+        visitor[1].close()
         return answer
 
     answer = asyncio.run(visit())
@@ -103,6 +103,24 @@ def test_standby_answers_nginx_alone_and_is_replaced_without_refusing_anybody(no
     assert process.poll() is None
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(5) == 0
+
+
+def test_whoever_comes_at_the_moment_of_the_replacement_is_answered(node: Node) -> None:
+    """He is taken from the queue in the same round of the loop in which the program hears that it is replaced."""
+    node.start_standby()
+    process = node.processes["standby"]
+    wait_until(lambda: program_started(node) == 1)
+    for started in range(1, 6):
+        process.send_signal(signal.SIGSTOP)
+        with socket.socket(socket.AF_UNIX) as visit:
+            visit.settimeout(10)
+            visit.connect(str(node.home / "run" / "standby.sock"))
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.2)
+            visit.sendall(encode_packet({"TENANTRY_DUTY": "status"}))
+            assert b"".join(iter(lambda: visit.recv(65_536), b"")).endswith(f"\n{process.pid}\n".encode())
+        wait_until(lambda before=started: program_started(node) > before)
 
 
 def program_started(node: Node) -> int:

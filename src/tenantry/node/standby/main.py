@@ -11,13 +11,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from tenantry.node.config import Config
-from tenantry.node.standby.listener import BACKLOG_MAX, hand_on, inherited_sockets, open_listener
+from tenantry.node.standby.listener import hand_on, inherited_sockets, open_listener
 from tenantry.node.standby.modes import Modes
 from tenantry.node.standby.protocol import Answer, Request, read_request, write_answer
+from tenantry.node.standby.reception import Reception
 from tenantry.node.standby.sleeping import Sleeper
 from tenantry.node.standby.visitors import Visitors
 from tenantry.node.standby.waking import Waker
@@ -56,23 +57,20 @@ async def run_standby(config: Config) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(part.run(), name=duty) for duty, part in parts.items()]
         tasks.append(group.create_task(Sleeper(config, waker).run(), name="sleeper"))
-        counter = Counter()
         visitors = Visitors(waker)
         services = {
-            layout.standby_socket.name: counter.counting(Desk(parts).serve),
-            layout.wake_socket.name: counter.counting(visitors.serve_uwsgi),
-            layout.wake_http_socket.name: counter.counting(visitors.serve_http),
+            layout.standby_socket.name: Desk(parts).serve,
+            layout.wake_socket.name: visitors.serve_uwsgi,
+            layout.wake_http_socket.name: visitors.serve_http,
         }
-        servers = [
-            await asyncio.start_unix_server(services[name], sock=listener.dup(), backlog=BACKLOG_MAX)
-            for name, listener in listeners.items()
-        ]
+        reception = Reception()
+        for name, listener in listeners.items():
+            reception.open(listener, services[name])
         logger.info("standby answers on %s", ", ".join(listeners))
         number = await asked.get()
         # Whoever comes from here on waits in the queue of the socket, for the next program.
-        for server in servers:
-            server.close()
-        await counter.finish(FINISH_SECONDS[number])
+        reception.close()
+        await reception.finish(FINISH_SECONDS[number])
         for task in tasks:
             task.cancel()
     if number == signal.SIGHUP:
@@ -83,39 +81,6 @@ async def run_standby(config: Config) -> None:
 def parts_of(config: Config) -> dict[str, Part]:
     """Return the parts by their duty."""
     return {STATUS_DUTY: _Status(), "mode": Modes(config.layout)}
-
-
-Service = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Counter:
-    """Knows how many connections are under way."""
-
-    def __init__(self) -> None:
-        self._under_way = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def counting(self, serve: Service) -> Service:
-        """Return a service that is counted."""
-
-        async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._under_way += 1
-            self._idle.clear()
-            try:
-                await serve(reader, writer)
-            finally:
-                self._under_way -= 1
-                if not self._under_way:
-                    self._idle.set()
-
-        return counted
-
-    async def finish(self, seconds: float) -> None:
-        """Wait until nothing is under way, at most some seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
 
 
 class Desk:
@@ -132,8 +97,6 @@ class Desk:
             await write_answer(writer, answer, head_only=request.get("REQUEST_METHOD") == "HEAD")
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             logger.warning("a request was not answered: %r", error)
-        finally:
-            writer.close()
 
     async def _answer(self, request: Request) -> Answer:
         part = self._parts.get(request.get(DUTY))

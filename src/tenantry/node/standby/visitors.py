@@ -28,7 +28,6 @@ HELD_ALL_MAX = 4000
 DESCRIPTORS_EACH = 2
 DESCRIPTORS_BESIDES = 100
 READ_SECONDS = 5.0  # nginx sends the packet at once
-WRITE_SECONDS = 10.0
 HOLD_SECONDS = 55.0  # nginx waits a minute for the first byte
 QUEUE_STEP_SECONDS = 0.02
 CHUNK_BYTES = 65_536
@@ -77,8 +76,6 @@ class Visitors:
                     del self._held[slug]
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             logger.warning("a visitor was not led to a site: %r", error)
-        finally:
-            await _close(writer)
 
     async def _lead(self, slug: Slug, protocol: Protocol, packet: bytes, here: "Streams") -> None:
         writer = here[1]
@@ -139,14 +136,6 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while chunk := await reader.read(CHUNK_BYTES):
             writer.write(chunk)
             await writer.drain()
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Close when all that was written is on its way."""
-    writer.close()
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(WRITE_SECONDS):
-            await writer.wait_closed()
 
 
 async def _read_packet(reader: asyncio.StreamReader) -> tuple[Slug, bytes]:
