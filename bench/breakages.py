@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.arrangements import (
-    APPLICATION,
     ByHand,
     Site,
     chain_reload,

@@ -14,6 +14,9 @@ from statistics import median, quantiles
 from struct import iter_unpack
 from typing import Any
 
+import psycopg
+from psycopg.types.json import Jsonb
+
 from bench.arrangements import (
     APPLICATION,
     LOOK_SECONDS,
@@ -95,11 +98,13 @@ def _ours(node: Any) -> Candidate:
     node.reported("blog", node.put(node.document("blog", 1, "demo-1", **settings)))
     node.reported("beside", node.put(node.document("beside", 2, "demo-1", **settings)))
     generation, link = 1, node.home / "run" / "sites" / "blog" / "app.sock"
+    control = psycopg.connect(node.dsn, autocommit=True)  # as control has one; making it costs the processor 10 ms
 
     def restart() -> None:
         nonlocal generation
         generation += 1
-        node.put(node.document("blog", 1, "demo-1", generation=generation, **settings))
+        document = node.document("blog", 1, "demo-1", generation=generation, **settings)
+        control.execute("SELECT agent_v1.put(%s, false)", (Jsonb(document),))
         deadline = time.monotonic() + RESTART_SECONDS
         while link.readlink().name != f"{generation}.sock":  # the report would cost the processor more to wait for
             time.sleep(LOOK_SECONDS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import django_tenantry
 import pytest
-from node_lab import AS_ROOT, Node, wait_until
+from node_lab import APPLICATION, AS_ROOT, Node, wait_until
 
 from tenantry.node.vassal import ASIDE, CPU_SHARES, LOADING_NICENESS, find_groups, set_share
 
@@ -363,6 +363,23 @@ def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serv
     assert share_of(serving, "blog.2") == usual
     assert len(members(among)) == 3
     assert place == among or not place.exists()
+
+
+def test_what_ends_gives_way_to_everything(serving: Node) -> None:
+    serving.release("slow-1", f"import atexit, time\natexit.register(time.sleep, 3)\n{APPLICATION}")
+    serving.reported("blog", serving.put(serving.document("blog", 1, "slow-1", processes=2)))
+    groups = find_groups(str(serving.home))
+    if not AS_ROOT or not has_idle_groups(groups):
+        pytest.skip("this machine has no control groups that give way")
+    among = Path(groups["cpu"]) / "blog.1"
+    place = Path(groups[ASIDE]) / "blog.1" if ASIDE in groups else among
+    assert len(members(among)) == 3
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1", generation=2)))
+    vassal = serving.home / "run" / "vassals" / "blog.1.ini"
+    wait_until(lambda: not vassal.exists(), what="nobody waits for its answers")
+    assert len(members(place)) == 3, "the master and both workers end"
+    assert ((place.parent if ASIDE in groups else place) / "cpu.idle").read_text() == "1\n"
+    wait_until(lambda: not members(place))
 
 
 def members(group: Path) -> list[str]:

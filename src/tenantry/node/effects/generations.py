@@ -20,7 +20,7 @@ from tenantry.node.integrity import sign
 from tenantry.node.probes import Tables
 from tenantry.node.site_places import DOCUMENT_MODE, VASSAL_MODE
 from tenantry.node.upstream import forget_generation
-from tenantry.node.vassal import SOCKET_MODE
+from tenantry.node.vassal import SOCKET_MODE, find_groups, step_aside
 from tenantry.node.written import Written
 from tenantry.spec.names import Slug
 from tenantry.spec.sites import SiteSpec
@@ -158,6 +158,9 @@ class Generations:
         """The ini first: whatever interrupts, the emperor never sees an ini without its document."""
         vassal = self._layout.vassal(slug, generation)
         if sign(str(vassal)) is not None:
+            self._tables.refresh_sockets(0.0)
+            if not self._tables.sockets.connections.get(slug, {}).get(generation):
+                step_aside(f"{slug}.{generation}", find_groups(str(self._layout.home)))
             remove(vassal)
             await self._wake_emperor()
         document, parked = self._layout.document(slug, generation), self._layout.parked(slug, generation)
