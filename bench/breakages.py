@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ class Visitor:
     _thread: threading.Thread = field(init=False)
 
     def __enter__(self) -> "Visitor":
-        self._thread = threading.Thread(target=self._visit)
+        self._thread = threading.Thread(target=self._visit, daemon=True)
         self._thread.start()
         return self
 
@@ -174,13 +174,12 @@ def _broken_by_hand(kind: Any) -> dict[str, tuple[int, int]]:
         shutil.rmtree(by_hand.place / "__pycache__", ignore_errors=True)
         visitors = {name: Visitor(by_hand.port, [site.host], "/", b"X-Process: ") for name, site in sites.items()}
         orders = [threading.Thread(target=site.order) for site in sites.values()]  # one waits for what it ends
-        for visitor in visitors.values():
-            visitor.__enter__()
-        for order in orders:
-            order.start()
-        time.sleep(WATCHED_SECONDS)
-        for visitor in visitors.values():
-            visitor.__exit__()
+        with ExitStack() as coming:
+            for visitor in visitors.values():
+                coming.enter_context(visitor)
+            for order in orders:
+                order.start()
+            time.sleep(WATCHED_SECONDS)
         _end(by_hand)
         for order in orders:
             order.join()

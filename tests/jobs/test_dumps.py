@@ -178,3 +178,32 @@ def test_a_failed_dump_leaves_no_archive_either(
     with pytest.raises(DumpFailed):
         dump_site(tenant_server, request_)
     assert list((request_.home / "backups").iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(request_: DumpRequest) -> Iterator[Path]:
+    place = request_.home / "backups"
+    place.mkdir(mode=0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)], check=False, timeout=10)
+    if os.geteuid() != 0 or mounted.returncode:
+        pytest.skip("only root can mount a small disk, and not everywhere")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True, timeout=10)
+
+
+@pytest.mark.parametrize("large", ["media", "database"])
+def test_a_dump_never_fills_the_disk(
+    tenant_server: TenantServer, request_: DumpRequest, small_disk: Path, large: str
+) -> None:
+    if large == "media":
+        (request_.home / "data/blog/media/a.txt").write_bytes(os.urandom(12 << 20))
+    else:
+        with psycopg.connect(tenant_server.access("site_5", "five").url, autocommit=True) as connection:
+            connection.execute(
+                "CREATE TABLE big AS SELECT string_agg(sha512(n::text::bytea), '') FROM generate_series(1, 200000) n"
+            )
+    with pytest.raises(DumpFailed, match=r"more room than the disk with the backups can spare, 3 MB .*--no-dump"):
+        dump_site(tenant_server, request_)
+    assert list(small_disk.iterdir()) == []

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ import django_tenantry
 import pytest
 from node_lab import APPLICATION, AS_ROOT, Node, wait_until
 
+from tenantry.node.effects.health import HealthRequest
+from tenantry.node.effects.questions import Questions
 from tenantry.node.vassal import ASIDE, CPU_SHARES, LOADING_NICENESS, find_groups, set_share
 
 BROKEN = "raise RuntimeError('this release is broken')\n"
@@ -363,6 +366,24 @@ def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serv
     assert share_of(serving, "blog.2") == usual
     assert len(members(among)) == 3
     assert place == among or not place.exists()
+
+
+def test_what_gets_a_tenth_of_a_processor_needs_no_share_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "blog.1").mkdir()
+    questions = Questions(HealthRequest(tmp_path / "none", "blog.localhost", 80, "/"), "blog.1", {"cpu": str(tmp_path)})
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            (tmp_path / "blog.1" / "cgroup.procs").write_text(f"{busy.pid}\n")
+            questions.has_got_on()
+            time.sleep(1)
+            assert questions.has_got_on()
+            busy.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            questions.has_got_on()
+            time.sleep(0.3)
+            assert not questions.has_got_on()
+        finally:
+            busy.kill()
 
 
 def test_what_ends_gives_way_to_everything(serving: Node) -> None:

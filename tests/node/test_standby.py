@@ -1,11 +1,15 @@
 """The process that answers in place of sites: what it reads, what it writes, how it is replaced."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import socket
 import stat
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +18,7 @@ from node_lab import AS_ROOT, Node, wait_until
 
 from tenantry.node.standby.main import Desk
 from tenantry.node.standby.protocol import Answer, Request, encode_answer, read_request
+from tenantry.node.standby.reception import Reception, Service
 from tenantry.spec.uwsgi import encode_packet
 
 
@@ -78,6 +83,70 @@ def test_a_part_with_a_bug_is_a_503_for_that_request_alone(caplog: pytest.LogCap
     assert answer.startswith(b"HTTP/1.1 503")
     assert b"Retry-After: 5" in answer
     assert "this part is broken" in caplog.text
+
+
+@contextlib.asynccontextmanager
+async def received(serve: Service, path: Path) -> AsyncIterator[Reception]:
+    """A reception whose socket is at `path`."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        reception = Reception()
+        reception.open(listener, serve)
+        yield reception
+        reception.close()
+
+
+def test_who_reads_slowly_gets_the_whole_of_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where he takes longer than is waited for one who takes nothing."""
+    monkeypatch.setattr("tenantry.node.standby.reception.STILL_SECONDS", 1.0)
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(1 << 24)
+        writer.write(b"x" * (1 << 20))
+
+    async def visit() -> tuple[int, float]:
+        async with received(serve, tmp_path / "s") as reception:
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"), limit=1024)
+            read = 0
+            while chunk := await reader.read(64 << 10):
+                read += len(chunk)
+                await asyncio.sleep(0.2)
+            writer.close()
+            _, idle = await asyncio.open_unix_connection(str(tmp_path / "s"), limit=1024)
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            await reception.finish(5)
+            idle.close()
+            return read, time.monotonic() - began
+
+    read, waited = asyncio.run(visit())
+    assert read == 1 << 20
+    assert waited < 4, "who takes nothing is given up"
+
+
+def test_without_descriptors_who_comes_waits_in_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantry.node.standby.reception.PAUSE_SECONDS", 0.1)
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"served")
+
+    async def visit() -> bytes:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with received(serve, tmp_path / "s"):
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(visitor, str(tmp_path / "s"))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+                try:
+                    await asyncio.sleep(0.3)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                async with asyncio.timeout(5):
+                    return await asyncio.get_running_loop().sock_recv(visitor, 100)
+
+    assert asyncio.run(visit()) == b"served"
 
 
 def test_standby_answers_nginx_alone_and_is_replaced_without_refusing_anybody(node: Node) -> None:

@@ -183,7 +183,10 @@ def step_back(group: str, *, another: bool) -> None:
     Where visitors have another generation it gets what no other site wants; else, since somebody waits for it, some
     more. Only where that can be done: an ordinary user may not make a process more urgent again.
     """
-    if (another and set_idle(group, idle=True)) or set_share(group, LOADING_SHARE):
+    if another and set_idle(group, idle=True):
+        return
+    set_idle(group, idle=False)  # it may have been, when a process of before ended; an idle group takes no share
+    if set_share(group, LOADING_SHARE):
         return
     if os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= NICE_LIMIT:
         os.nice(LOADING_NICENESS)
@@ -272,6 +275,12 @@ def step_aside(name: str, groups: dict) -> None:  # type: ignore[type-arg]
             _write(f"{aside}/{name}/cgroup.procs", pid)
         except OSError:
             continue  # it has ended
+
+
+def members(name: str, groups: dict) -> list:  # type: ignore[type-arg]
+    """Return the numbers of a generation's processes, aside or among the sites, by its group of the processor."""
+    places = {f"{groups[kind]}/{name}" for kind in ("cpu", ASIDE) if kind in groups}
+    return [int(pid) for place in places for pid in _pids(place)]
 
 
 def set_idle(group: str, *, idle: bool) -> bool:

@@ -6,8 +6,12 @@ Both are 0600. The number tells a site from an earlier one of its slug; no slug 
 import contextlib
 import os
 import re
+import resource
+import shutil
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +21,11 @@ from tenantry.control.data.directories import SiteOwner
 from tenantry.control.data.server import TenantServer, random_password
 
 DUMP_SECONDS = 3600  # of one site; a dump that takes longer hangs on a lock or a dead disk
+KEPT_FREE_BYTES = 1 << 30  # for the database beside it, whose disk this may be; of a small disk a twentieth
 LINE_MAX = 400  # characters of a program's complaint: a path in it may be as long as its tenant likes
 
+_reserving = threading.Lock()
+_reserved: dict[object, int] = {}  # bytes of disk, for each file being written by this process, which alone writes them
 _PLAIN = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
 
 
@@ -102,22 +109,43 @@ def _write(command: "_Command", target: Path) -> None:
     """Run `command` with its output in `target`, readable by the platform alone."""
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with _room(target.parent) as room:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as output:
+                _run(command, output.fileno(), room)
+                os.fsync(output.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room(directory: Path) -> Iterator[int]:
+    """Reserve half of what the disk can spare, in bytes: the other half is for those who come meanwhile."""
+    mine = object()
+    with _reserving:
+        disk = shutil.disk_usage(directory)
+        spare = disk.free - min(KEPT_FREE_BYTES, disk.total // 20) - sum(_reserved.values())
+        _reserved[mine] = max(spare, 0) // 2
     try:
-        with os.fdopen(descriptor, "wb") as output:
-            _run(command, output.fileno())
-            os.fsync(output.fileno())
-        partial.replace(target)
+        yield _reserved[mine]
     finally:
-        partial.unlink(missing_ok=True)
+        with _reserving:
+            del _reserved[mine]
 
 
-def _run(command: "_Command", output: int) -> None:
-    """Run `command` as its owner; `DumpFailed` with the first error it printed."""
+def _run(command: "_Command", output: int, room: int | None = None) -> None:
+    """Run `command` as its owner, which writes `room` bytes at most; `DumpFailed` with the first error it printed."""
     program = command.argv[0].rpartition("/")[2]
+    bounded = []
+    if room is not None:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        size = room if hard == resource.RLIM_INFINITY else min(room, hard)
+        bounded = ["prlimit", "--core=0", f"--fsize={size}", "--"]  # what the kernel ends leaves no core with secrets
     try:
         done = subprocess.run(
-            list(command.argv),
+            [*bounded, *command.argv],
             cwd=command.directory,
             env=dict(command.environment),
             stdin=subprocess.DEVNULL,
@@ -131,6 +159,8 @@ def _run(command: "_Command", output: int) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DumpFailed(f"{program} failed: {error}") from error
+    if done.returncode == -signal.SIGXFSZ and room is not None:
+        raise DumpFailed(f"{program} needs more room than the disk with the backups can spare, {room >> 20:,} MB")
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip()
         raise DumpFailed(f"{program} failed: {_telling(said) or f'exit code {done.returncode}'}")

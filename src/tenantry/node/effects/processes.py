@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_TICKS = os.sysconf("SC_CLK_TCK")
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -45,6 +47,15 @@ def owner(pid: int) -> int | None:
     except OSError:
         return None
     return int(status.partition("\nUid:")[2].split(None, 1)[0])
+
+
+def processor_seconds(pid: int) -> float:
+    """Return how much of the processor a process has used so far, 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid:d}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def descendants(process: Process) -> Iterator[Process]:

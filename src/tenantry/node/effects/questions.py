@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
@@ -17,18 +18,19 @@ from tenantry.node.effects.health import (
     HeldRequest,
     ask,
 )
-from tenantry.node.effects.processes import child_pids, find, set_priority
+from tenantry.node.effects.processes import child_pids, find, processor_seconds, set_priority
 from tenantry.node.errors import NotReady
 from tenantry.node.render.engine import Protocol
 from tenantry.node.sockets import Backlog
-from tenantry.node.vassal import LOADING_SHARE, SOCKET_MODE, step_forward
+from tenantry.node.vassal import LOADING_SHARE, SOCKET_MODE, members, step_forward
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
 HUNG_UP_MAX = 3
 REDIRECTS = (301, 302, 303, 307, 308)
-logger = logging.getLogger(__name__)
-
 REDIRECTS_MAX = 5
+ENOUGH_SHARE = 0.1  # of one processor
 TAKEN_SECONDS = 2.0  # for all threads to take a request: uWSGI holds each open for 4 s
 ROUNDS_MAX = 5  # of that, while workers are still loading
 
@@ -44,6 +46,7 @@ class Questions:
         self.health = health
         self._name = name
         self._groups = groups
+        self._used = (time.monotonic(), 0.0)
         self._full = True  # whether all threads were seen to take a request at the same time
         self.asked = health.path
         self.socket = health.socket
@@ -69,6 +72,16 @@ class Questions:
                 if hung_up > HUNG_UP_MAX or not patient:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def has_got_on(self) -> bool:
+        """Look whether its processes got a tenth of a processor since the last look: then they need no share.
+
+        Where they wait for something else than the processor, they have nothing of a share either.
+        """
+        now = time.monotonic()
+        used = sum(processor_seconds(pid) for pid in members(self._name, self._groups))
+        (then, before), self._used = self._used, (now, used)
+        return used - before >= ENOUGH_SHARE * (now - then)
 
     def insist(self) -> None:
         """Give the generation's processes some of the processor, also where others want all of it."""

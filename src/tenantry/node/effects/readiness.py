@@ -34,7 +34,7 @@ KEEPS_ENDING = "its worker keeps ending before it answers"
 LOG_READ_BYTES = 65_536
 LOG_TAIL_CHARACTERS = 4096
 CAUSE_CHARACTERS = 300
-IDLE_SECONDS = 3.0  # of getting what nobody else wants, where that may be nothing
+IDLE_SECONDS = 3.0  # of getting what nobody else wants, where that is next to nothing
 LOW_PRIORITY_SECONDS = 10.0  # a start that takes longer gets its full share: it must not fail for want of processor
 NOTICED_SECONDS = 1.2  # uWSGI's master looks after its workers every second
 STEADY_SECONDS = 0.1  # between the last answer and the last look at the workers, where visitors have another generation
@@ -143,9 +143,10 @@ class Readiness:
         while True:
             await asyncio.sleep(WATCH_STEP_SECONDS)
             # Again and again: a process that is started anew stands aside anew.
+            got_on = questions.has_got_on()
             if time.monotonic() > urge_at:
                 questions.urge()
-            elif time.monotonic() > insist_at:
+            elif time.monotonic() > insist_at and not got_on:
                 questions.insist()
             gone = questions.pid and find(questions.pid) is None
             if served == generation:  # what ends is the process that the emperor is ending, with its workers

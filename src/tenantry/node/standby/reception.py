@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 100  # connections taken before what is under way gets its turn
 PAUSE_SECONDS = 1.0  # without descriptors or memory, those who come wait in the queue
-WRITE_SECONDS = 10.0  # for the rest of an answer to be on its way
+STILL_SECONDS = 10.0  # in which a visitor takes nothing of the rest of his answer: he is gone
 
 Service = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -75,12 +75,19 @@ async def _served(connection: socket.socket, serve: Service) -> None:
         raise
     try:
         await serve(reader, writer)
+        await _sent(writer)
     finally:
-        writer.close()
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await writer.wait_closed()
-        except TimeoutError:
-            writer.transport.abort()
-        except OSError:
-            pass  # whoever was to be answered is gone
+        writer.transport.abort()  # of one that is closed nothing is left to be broken off
+
+
+async def _sent(writer: asyncio.StreamWriter) -> None:
+    """Close, and return when all is sent, or nothing moves any more."""
+    writer.close()
+    closed, left = asyncio.ensure_future(writer.wait_closed()), -1
+    try:
+        while not closed.done() and left != (now := writer.transport.get_write_buffer_size()):
+            left = now
+            await asyncio.wait({closed}, timeout=STILL_SECONDS)
+    finally:
+        closed.cancel()
+        await asyncio.gather(closed, return_exceptions=True)  # whoever was to be answered may be gone
