@@ -17,7 +17,16 @@ from node_lab import APPLICATION, AS_ROOT, Node, wait_until
 
 from tenantry.node.effects.health import HealthRequest
 from tenantry.node.effects.questions import Questions
-from tenantry.node.vassal import ASIDE, CPU_SHARES, LOADING_NICENESS, find_groups, set_share
+from tenantry.node.vassal import (
+    ASIDE,
+    CPU_SHARES,
+    LOADING_NICENESS,
+    PERIOD_US,
+    VISITED_SECONDS,
+    find_groups,
+    processor_bound,
+    set_share,
+)
 
 BROKEN = "raise RuntimeError('this release is broken')\n"
 
@@ -366,6 +375,43 @@ def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serv
     assert share_of(serving, "blog.2") == usual
     assert len(members(among)) == 3
     assert place == among or not place.exists()
+
+
+def test_what_loads_while_somebody_visits_the_node_is_bounded(serving: Node) -> None:
+    serving.release("warmed-1", WARMED)
+    temporary = serving.home / "data" / "blog" / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    groups = find_groups(str(serving.home))
+    if not AS_ROOT or not has_idle_groups(groups):
+        pytest.skip("this machine has no control groups that give way")
+    log = serving.home / "logs" / "access.log"
+    wait_until(log.exists)
+    for generation, visited in enumerate((False, True), start=2):
+        long_ago = time.time() - 2 * VISITED_SECONDS
+        if visited:
+            serving.get("blog.localhost")
+            wait_until(lambda before=long_ago: log.stat().st_mtime > before + VISITED_SECONDS)
+        else:
+            os.utime(log, (long_ago, long_ago))
+        (temporary / "go").unlink(missing_ok=True)
+        revision = serving.put(serving.document("blog", 1, "warmed-1", generation=generation, processes=2, threads=2))
+        among = Path(groups["cpu"]) / f"blog.{generation}"
+        place = Path(groups[ASIDE]) / f"blog.{generation}" if ASIDE in groups else among
+        wait_until(lambda place=place: len(members(place)) == 3)
+        assert bound_of(place) == (PERIOD_US * processor_bound() // 100 if visited else None)
+        (temporary / "go").touch()
+        serving.reported("blog", revision)
+        assert bound_of(among) is None
+
+
+def bound_of(group: Path) -> int | None:
+    """How much of the processor a control group gets at most, in microseconds of each period; None: no bound."""
+    for name in ("cpu.cfs_quota_us", "cpu.max"):
+        if (group / name).exists():
+            quota = (group / name).read_text().split()[0]
+            return int(quota) if quota not in ("-1", "max") else None
+    raise AssertionError(f"{group} has no bound")
 
 
 def test_what_gets_a_tenth_of_a_processor_needs_no_share_of_its_own(tmp_path: Path) -> None:

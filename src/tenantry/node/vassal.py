@@ -15,12 +15,15 @@ import fcntl
 import os
 import resource
 import sys
+import time
 
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 LOADING_SHARE = 10  # percent
 CPU_SHARES = (("cpu.weight", 100), ("cpu.shares", 1024))  # what a control group of version 2, or 1, begins with
+PERIOD_US = 100_000  # in which a bound of the processor is counted; both versions begin with it
+VISITED_SECONDS = 5.0
 LOADING_NICENESS = 10  # a ninth of the processor beside somebody who wants all of it: where there are no groups
 NICE_LIMIT = 20  # allows niceness 0
 LAST_CAPABILITY = 63  # the kernel answers EINVAL beyond its own last one
@@ -47,7 +50,9 @@ def main(argv: list[str]) -> None:
     home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     groups = find_groups(home)
     serving = leads(f"{home}/run/sites/{slug}")
-    aside = bool(serving) and generation not in serving and stand_aside(name, groups)
+    another = bool(serving) and generation not in serving
+    bound = processor_bound() if another and is_visited(home) else None
+    aside = another and stand_aside(name, groups, bound)
     document = read_document(f"{home}/run/sites/{slug}/site.{generation}.json")
     environment = dict(document["environment"])
     open_log(document)
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
     if generation in serving:
         step_forward(name, groups, percent=100)  # whatever it was when it was tried
     elif not aside:
-        step_back(f"{groups.get('cpu')}/{name}", another=bool(serving))
+        step_back(f"{groups.get('cpu')}/{name}", bound, another=another)
     become(document)
     os.execve(document["argv"][0], document["argv"], environment)
 
@@ -177,13 +182,30 @@ def leads(directory: str) -> list:  # type: ignore[type-arg]
     return [generation for generation in found if generation]  # where a site sleeps, a link leads to standby
 
 
-def step_back(group: str, *, another: bool) -> None:
+def is_visited(home: str) -> bool:
+    """Whether anybody visits a site of this node at present: nginx writes its log within a second."""
+    try:
+        return time.time() - os.lstat(f"{home}/logs/access.log").st_mtime < VISITED_SECONDS
+    except OSError:
+        return False
+
+
+def processor_bound() -> int:
+    """Return how much of all processors together may load while others serve, in percent of one.
+
+    What loads fills the memory, which slows those who run beside it, however much it gives way.
+    """
+    return max(len(os.sched_getaffinity(0)) * 25, 50)
+
+
+def step_back(group: str, bound: "int | None", *, another: bool) -> None:
     """While it loads, it must not slow those who serve. The agent takes this back when it is ready.
 
     Where visitors have another generation it gets what no other site wants; else, since somebody waits for it, some
     more. Only where that can be done: an ordinary user may not make a process more urgent again.
     """
     if another and set_idle(group, idle=True):
+        set_bound(group, bound)
         return
     set_idle(group, idle=False)  # it may have been, when a process of before ended; an idle group takes no share
     if set_share(group, LOADING_SHARE):
@@ -192,10 +214,11 @@ def step_back(group: str, *, another: bool) -> None:
         os.nice(LOADING_NICENESS)
 
 
-def stand_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
+def stand_aside(name: str, groups: dict, bound: "int | None" = None) -> bool:  # type: ignore[type-arg]
     """Go, for the processor, into the group of those who give way to everything that runs beside the platform's sites.
 
     Within the group of all sites they would give way to sites alone, and take its weight from nginx and the database.
+    `bound`: what this process and all it starts get of the processor at most, in percent of one.
     """
     aside = groups.get(ASIDE)
     if aside is None or not _may_be_moved():
@@ -204,6 +227,7 @@ def stand_aside(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
         _make_directory(aside)
         _write(f"{aside}/cpu.idle", "1")
         _make_directory(f"{aside}/{name}")
+        set_bound(f"{aside}/{name}", bound)
         _write(f"{aside}/{name}/cgroup.procs", str(os.getpid()))
     except OSError:
         return False  # a kernel before 5.15
@@ -222,7 +246,8 @@ def _may_be_moved() -> bool:
 def is_behind(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
     """Whether a generation's processes have less of the processor than is usual."""
     group = f"{groups.get('cpu')}/{name}"
-    usual = [(file, str(value)) for file, value in CPU_SHARES] + [("cpu.idle", "0")]
+    usual = [(file, str(value)) for file, value in CPU_SHARES]
+    usual += [("cpu.idle", "0"), ("cpu.cfs_quota_us", "-1"), ("cpu.max", f"max {PERIOD_US}")]
     return os.path.isdir(f"{groups.get(ASIDE)}/{name}") or any(
         _read(f"{group}/{file}") not in ("", value) for file, value in usual
     )
@@ -239,6 +264,7 @@ def step_forward(name: str, groups: dict, *, percent: int) -> bool:  # type: ign
         _make_group(group)
     set_idle(group, idle=False)
     set_share(group, percent)
+    set_bound(group, None)
     for _ in range(ROUNDS_MAX):  # what is moved may meanwhile have started something that is not
         for pid in _pids(aside):
             try:
@@ -293,6 +319,16 @@ def set_idle(group: str, *, idle: bool) -> bool:
     except OSError:
         return False
     return True
+
+
+def set_bound(group: str, percent: "int | None") -> None:
+    """Have a control group get at most this much, in percent of one processor, or take as much as there is."""
+    quota = None if percent is None else PERIOD_US * percent // 100
+    for file, value in (("cpu.max", f"{quota or 'max'} {PERIOD_US}"), ("cpu.cfs_quota_us", str(quota or -1))):
+        try:
+            _write(f"{group}/{file}", value)
+        except OSError:
+            continue  # of the other version, or no group at all
 
 
 def set_share(group: str, percent: int) -> bool:
