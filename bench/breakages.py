@@ -30,7 +30,7 @@ from tenantry.node.effects.processes import descendants, find
 
 breakages: Any = load_module("node_breakages", TESTS / "node" / "breakages.py")
 
-AT_ONCE = 20  # sites of the platform that are given broken code side by side
+AT_ONCE = 22  # sites of the platform that are given broken code side by side
 READY_SECONDS = 30
 GIVEN_UP_SECONDS = 200.0  # for all that time out, a few at a time
 WATCHED_SECONDS = 5.0  # what is broken by hand
@@ -43,7 +43,7 @@ WAYS: dict[str, Callable[[ByHand, str, int], Site]] = {
     "socket + gunicorn": socket_activation,
 }
 # What would outlive its server, or is about the descriptor under which the platform hands a socket on.
-NOT_BY_HAND = re.compile("daemon|children|background|its socket|the socket|granian|page lost|host refused")
+NOT_BY_HAND = re.compile("daemon|master|children|background|its socket|the socket|granian|page lost|host refused")
 
 
 @dataclass(slots=True)
@@ -133,6 +133,7 @@ def _broken_batch(batch: list[Any]) -> tuple[Visitor, int]:
             for slug, (_, kind) in slugs.items():
                 report = node.reported(slug, revisions[slug], "failed", GIVEN_UP_SECONDS)
                 clear += bool(report["message"] and re.search(kind.words, f"{report['message']}\n{report['log']}"))
+            node_lab.wait_until(lambda: not breakages.leftovers(node, len(batch)), breakages.GONE_SECONDS, "all to end")
         return visitor, clear
 
 

@@ -11,6 +11,10 @@ from typing import Any
 import psycopg
 from node_lab import ASGI_APPLICATION, GRANIAN, Node
 
+from tenantry.node.effects.processes import descendants, find
+
+GONE_SECONDS = 40.0  # a process that does not end is killed after 10 s, what it left behind after another 10
+
 _GOOD = """
 import os, sys, time, threading, signal, socket, resource, itertools
 def answer(start_response, status="200 OK", *headers):
@@ -449,3 +453,11 @@ def lock_database(node: Node, number: int) -> None:
         if "locked" not in rules.read_text():
             rules.write_text(f"local all locked scram-sha-256\n{rules.read_text()}")
             connection.execute("SELECT pg_reload_conf()")
+
+
+def leftovers(node: Node, sites: int) -> list[str]:
+    """Processes below the emperor beside the master and one worker of each site."""
+    emperor = find(node.processes["emperor"].pid)
+    assert emperor is not None
+    below = [process for process in descendants(emperor) if process != emperor]
+    return [str(process) for process in below] if len(below) != 2 * sites else []

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from node_breakages import BREAKAGES, Breakage, good, lock_database, prepare
+from node_breakages import BREAKAGES, GONE_SECONDS, Breakage, good, leftovers, lock_database, prepare
 from node_lab import Node, Postgres, prepared, wait_until
 
-from tenantry.node.effects.processes import descendants, find
 from tenantry.node.sockets import read_sockets
 
 READY_SECONDS = 20
 READY_SECONDS_LONG = 40  # more of these work hard until they are given up
 GIVEN_UP_SECONDS = 120.0  # for all that time out, a few at a time
-GONE_SECONDS = 40.0  # a process that does not end is killed after 10 s, what it left behind after another 10
 
 
 @pytest.fixture
@@ -114,14 +112,6 @@ def listing(node: Node, slug: str) -> set[str]:
     entries = {path.name for path in (node.home / "run" / "sites" / slug).iterdir()}
     data = {path.name for path in (node.home / "data" / slug).rglob("*")}
     return inis | entries | data
-
-
-def leftovers(node: Node, sites: int) -> list[str]:
-    """Processes below the emperor beside the master and one worker of each site."""
-    emperor = find(node.processes["emperor"].pid)
-    assert emperor is not None
-    below = [process for process in descendants(emperor) if process != emperor]
-    return [str(process) for process in below] if len(below) != 2 * sites else []
 
 
 def test_broken_generations_are_given_up_and_visitors_notice_nothing(broken: Node) -> None:
