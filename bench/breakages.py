@@ -132,7 +132,10 @@ def _broken_batch(batch: list[Any]) -> tuple[Visitor, int]:
             clear = 0
             for slug, (_, kind) in slugs.items():
                 report = node.reported(slug, revisions[slug], "failed", GIVEN_UP_SECONDS)
-                clear += bool(report["message"] and re.search(kind.words, f"{report['message']}\n{report['log']}"))
+                if report["message"] and re.search(kind.words, f"{report['message']}\n{report['log']}"):
+                    clear += 1
+                else:
+                    print(f"{kind.name}: {report['message']!r} does not name the cause", flush=True)
             node_lab.wait_until(lambda: not breakages.leftovers(node, len(batch)), breakages.GONE_SECONDS, "all to end")
         return visitor, clear
 
@@ -191,6 +194,7 @@ def _broken_by_hand(kind: Any) -> dict[str, tuple[int, int]]:
 def _end(by_hand: ByHand) -> None:
     """End servers that do not listen to anybody, and all that they started."""
     for process in by_hand.servers():
+        process.send_signal(signal.SIGSTOP)  # or it starts another while its workers are listed
         found = find(process.pid)
         for one in [*descendants(found)] if found else []:
             with suppress(ProcessLookupError):
