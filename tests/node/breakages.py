@@ -349,7 +349,7 @@ BREAKAGES = (
     ),
     _import(
         "granian: daemon",
-        _ENDED,
+        f"{_ENDED}|ended after it had answered",
         "if os.fork(): os._exit(0)\nos.setsid()\nasync def asgi(scope, receive, send): await answer_asgi(send)",
         granian=True,
     ),
