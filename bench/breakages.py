@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,11 +80,10 @@ class Visitor:
 def is_good(port: int, host: str, path: str, good: bytes) -> bool:
     """Return whether a site answers as the good code does."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
-    with suppress(OSError, http.client.HTTPException):
+    with closing(connection), suppress(OSError, http.client.HTTPException):
         connection.request("GET", path, headers={"Host": host})
         answer = connection.getresponse()
         return answer.status == http.client.OK and good in bytes(str(answer.headers), "latin-1") + answer.read()
-    connection.close()
     return False
 
 

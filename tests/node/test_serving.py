@@ -354,13 +354,8 @@ def test_every_thread_is_warm_before_visitors_come_and_loading_takes_second_plac
 
 
 def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serving: Node) -> None:
-    serving.release("warmed-1", WARMED)
-    temporary = serving.home / "data" / "blog" / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
-    groups = find_groups(str(serving.home))
-    if not AS_ROOT or not has_idle_groups(groups):
-        pytest.skip("this machine has no control groups that give way")
+    temporary = serve_before_warmed(serving)
+    groups = idle_groups(serving)
     revision = serving.put(serving.document("blog", 1, "warmed-1", generation=2, processes=2, threads=2))
     among = Path(groups["cpu"]) / "blog.2"
     place = Path(groups[ASIDE]) / "blog.2" if ASIDE in groups else among
@@ -378,13 +373,8 @@ def test_what_loads_beside_a_generation_that_serves_gives_way_to_everything(serv
 
 
 def test_what_loads_while_somebody_visits_the_node_is_bounded(serving: Node) -> None:
-    serving.release("warmed-1", WARMED)
-    temporary = serving.home / "data" / "blog" / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
-    groups = find_groups(str(serving.home))
-    if not AS_ROOT or not has_idle_groups(groups):
-        pytest.skip("this machine has no control groups that give way")
+    temporary = serve_before_warmed(serving)
+    groups = idle_groups(serving)
     log = serving.home / "logs" / "access.log"
     wait_until(log.exists)
     for generation, visited in enumerate((False, True), start=2):
@@ -403,6 +393,23 @@ def test_what_loads_while_somebody_visits_the_node_is_bounded(serving: Node) -> 
         (temporary / "go").touch()
         serving.reported("blog", revision)
         assert bound_of(among) is None
+
+
+def serve_before_warmed(node: Node) -> Path:
+    """The site serves, and the release that loads until it is told to go is there; return where it is told."""
+    node.release("warmed-1", WARMED)
+    temporary = node.home / "data" / "blog" / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    node.reported("blog", node.put(node.document("blog", 1, "demo-1")))
+    return temporary
+
+
+def idle_groups(node: Node) -> dict[str, str]:
+    """The node's control groups, once a site is there; skips where none gives way."""
+    groups = find_groups(str(node.home))
+    if not AS_ROOT or not has_idle_groups(groups):
+        pytest.skip("this machine has no control groups that give way")
+    return groups
 
 
 def bound_of(group: Path) -> int | None:
@@ -435,9 +442,7 @@ def test_what_gets_a_tenth_of_a_processor_needs_no_share_of_its_own(tmp_path: Pa
 def test_what_ends_gives_way_to_everything(serving: Node) -> None:
     serving.release("slow-1", f"import atexit, time\natexit.register(time.sleep, 3)\n{APPLICATION}")
     serving.reported("blog", serving.put(serving.document("blog", 1, "slow-1", processes=2)))
-    groups = find_groups(str(serving.home))
-    if not AS_ROOT or not has_idle_groups(groups):
-        pytest.skip("this machine has no control groups that give way")
+    groups = idle_groups(serving)
     among = Path(groups["cpu"]) / "blog.1"
     place = Path(groups[ASIDE]) / "blog.1" if ASIDE in groups else among
     assert len(members(among)) == 3

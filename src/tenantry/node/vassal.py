@@ -214,7 +214,7 @@ def step_back(group: str, bound: "int | None", *, another: bool) -> None:
         os.nice(LOADING_NICENESS)
 
 
-def stand_aside(name: str, groups: dict, bound: "int | None" = None) -> bool:  # type: ignore[type-arg]
+def stand_aside(name: str, groups: dict, bound: "int | None") -> bool:  # type: ignore[type-arg]
     """Go, for the processor, into the group of those who give way to everything that runs beside the platform's sites.
 
     Within the group of all sites they would give way to sites alone, and take its weight from nginx and the database.
@@ -224,9 +224,7 @@ def stand_aside(name: str, groups: dict, bound: "int | None" = None) -> bool:  #
     if aside is None or not _may_be_moved():
         return False
     try:
-        _make_directory(aside)
-        _write(f"{aside}/cpu.idle", "1")
-        _make_directory(f"{aside}/{name}")
+        _make_place(aside, name)
         set_bound(f"{aside}/{name}", bound)
         _write(f"{aside}/{name}/cgroup.procs", str(os.getpid()))
     except OSError:
@@ -291,9 +289,7 @@ def step_aside(name: str, groups: dict) -> None:  # type: ignore[type-arg]
         set_idle(f"{groups.get('cpu')}/{name}", idle=True)
         return
     try:
-        _make_directory(aside)
-        _write(f"{aside}/cpu.idle", "1")
-        _make_directory(f"{aside}/{name}")
+        _make_place(aside, name)
     except OSError:
         return  # a kernel before 5.15
     for pid in _pids(f"{groups['cpu']}/{name}"):
@@ -301,6 +297,13 @@ def step_aside(name: str, groups: dict) -> None:  # type: ignore[type-arg]
             _write(f"{aside}/{name}/cgroup.procs", pid)
         except OSError:
             continue  # it has ended
+
+
+def _make_place(aside: str, name: str) -> None:
+    """Make a generation's group among those who give way; OSError where the kernel cannot have any."""
+    _make_directory(aside)
+    _write(f"{aside}/cpu.idle", "1")
+    _make_directory(f"{aside}/{name}")
 
 
 def members(name: str, groups: dict) -> list:  # type: ignore[type-arg]
