@@ -13,7 +13,6 @@ import http.client
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from statistics import quantiles
 from typing import Any
 
 from bench.lab import lab
+from bench.programs import compiled
 from bench.results import Row, Table
 
 SITE_SECONDS = 1.0  # that each site may take until all of them are served at the beginning
@@ -118,9 +118,7 @@ def _fill(cluster: Any, size: Size) -> float:
 def _add_standin(cluster: Any) -> str:
     """Give every node a release whose «Python» is the stand-in; returns its name."""
     name: str = lab.control.add_release()
-    program = cluster.network.scratch / "standin"
-    source = Path(__file__).with_name("standin.c")
-    subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True, timeout=60)
+    program = compiled(cluster.network.scratch, "standin")
     for machine in cluster.machines:
         directory = machine.home / "releases" / name
         lab.build_release(directory, name, APPLICATION)

@@ -5,13 +5,11 @@ Visitors come at a constant rate, whatever the answers take (`visitors.c`). «Du
 a second after the new processes serve; «before» is as long a time without one.
 """
 
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
-from struct import iter_unpack
 from typing import Any
 
 import psycopg
@@ -27,12 +25,12 @@ from bench.arrangements import (
     touch_reload,
 )
 from bench.lab import node_lab
+from bench.programs import Record, compiled, visiting
 from bench.requests import load
 from bench.results import Row, Table
 
 LOAD = 0.8  # of the highest rate at which the site answers
 NEIGHBOUR_RATE = 50  # a second
-CONNECTIONS = 64
 CALM_SECONDS = 2.0
 AFTER_SECONDS = 1.0  # old processes end, and late visitors are answered
 CALIBRATION_SECONDS = 3
@@ -52,8 +50,8 @@ class Candidate:
     restart: Callable[[], None]
     rate: float = 0.0
     windows: list[tuple[float, float, float]] = field(default_factory=list)  # calm since, restart since, until
-    records: list[tuple[float, float, float]] = field(default_factory=list)
-    beside: list[tuple[float, float, float]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    beside: list[Record] = field(default_factory=list)
 
 
 def measure(restarts: int, only: str = "", rounds: int = 4) -> Table:
@@ -62,9 +60,7 @@ def measure(restarts: int, only: str = "", rounds: int = 4) -> Table:
     They take up to ten seconds each. `only`: those with this in their name.
     """
     with node_lab.running_postgres() as postgres, node_lab.prepared(postgres) as node, ByHand() as by_hand:
-        program = by_hand.place / "visitors"
-        source = Path(__file__).with_name("visitors.c")
-        subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True, timeout=60)
+        program = compiled(by_hand.place, "visitors")
         candidates = [_ours(node), *_others(by_hand)]
         candidates = [candidate for candidate in candidates if only in candidate.name]
         for candidate in candidates:
@@ -76,7 +72,7 @@ def measure(restarts: int, only: str = "", rounds: int = 4) -> Table:
                 wanted = restarts if candidate is candidates[0] else min(restarts, max(restarts // 20, OTHERS_MIN))
                 count = wanted // rounds + (number < wanted % rounds)
                 print(f"round {number + 1}: {candidate.name}, {count} restarts …", flush=True)
-                _visit(candidate, count, program, by_hand.place)
+                _visit(candidate, count, program)
     rows = [Row(candidate.name, _values(candidate)) for candidate in candidates]
     return Table(
         suite="restarts",
@@ -132,15 +128,13 @@ def _others(by_hand: ByHand) -> list[Candidate]:
     return [Candidate(name, port, site.host, "beside.localhost", site.restart) for name, site in made]
 
 
-def _visit(candidate: Candidate, restarts: int, program: Path, place: Path) -> None:
+def _visit(candidate: Candidate, restarts: int, program: Path) -> None:
     """Have both sites visited while one is restarted; take over what the visitors noted."""
-    files = [place / "visits", place / "visits-beside"]
-    arguments = [(candidate.host, candidate.rate, files[0]), (candidate.neighbour, NEIGHBOUR_RATE, files[1])]
-    visitors = [
-        subprocess.Popen([str(program), str(candidate.port), host, "/", f"{rate:.1f}", str(CONNECTIONS), str(file)])
-        for host, rate, file in arguments
-    ]
-    try:
+    port = candidate.port
+    with (
+        visiting(program, port, candidate.host, "/", candidate.rate) as records,
+        visiting(program, port, candidate.neighbour, "/", NEIGHBOUR_RATE) as beside,
+    ):
         time.sleep(0.5)
         for _ in range(restarts):
             calm = time.monotonic()
@@ -150,13 +144,8 @@ def _visit(candidate: Candidate, restarts: int, program: Path, place: Path) -> N
             took = time.monotonic() - began
             time.sleep(AFTER_SECONDS)
             candidate.windows.append((calm, began, began + took + AFTER_SECONDS))
-    finally:
-        for visitor in visitors:
-            visitor.terminate()
-        for visitor in visitors:
-            visitor.wait(60)
-    candidate.records += iter_unpack("3d", files[0].read_bytes())
-    candidate.beside += iter_unpack("3d", files[1].read_bytes())
+    candidate.records += records
+    candidate.beside += beside
 
 
 def _values(candidate: Candidate) -> dict[str, Any]:
@@ -181,9 +170,7 @@ def _values(candidate: Candidate) -> dict[str, Any]:
     return values | {"ratio": values["p99_during"] / values["p99_before"]}
 
 
-def _waits(
-    records: list[tuple[float, float, float]], windows: list[tuple[float, float, float]]
-) -> tuple[list[float], list[float]]:
+def _waits(records: list[Record], windows: list[tuple[float, float, float]]) -> tuple[list[float], list[float]]:
     """Return how long visitors waited, in ms, who came before a restart and during one. Failed ones waited, too."""
     before, during = [], []
     for came, took, _ in records:

@@ -111,6 +111,19 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = 
         time.sleep(0.005)
 
 
+def has_idle_groups(groups: dict[str, str]) -> bool:
+    """Whether the kernel lets a group of the processor give way (since 5.15)."""
+    probe = Path(groups.get("cpu", "/nowhere")) / "probe"
+    try:
+        probe.mkdir()
+    except OSError:
+        return False
+    try:
+        return (probe / "cpu.idle").exists()
+    finally:
+        probe.rmdir()
+
+
 def reachable_python() -> str | None:
     """Return an interpreter of this version that any user can execute, None when there is none."""
     candidates = [f"/usr/bin/python3.{sys.version_info.minor}", os.path.realpath(sys.executable)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django_tenantry.answering import UNANSWERED_MAX
-from node_lab import AS_ROOT, GRANIAN, Node, Postgres, prepared, wait_until
+from node_lab import AS_ROOT, GRANIAN, Node, Postgres, has_idle_groups, prepared, wait_until
 
 from tenantry.node.config import read_config
 from tenantry.node.effects.limits import SiteLimits
@@ -228,6 +228,38 @@ def test_a_machine_without_memory_ends_a_site_before_anything_else(pair: Node) -
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "500\n"
     for name in ("agent", "standby", "emperor"):
         assert Path(f"/proc/{pair.processes[name].pid}/oom_score_adj").read_text() == "0\n"
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="control groups are root's")
+def test_a_site_that_takes_all_it_can_gives_way_until_it_takes_less(pair: Node) -> None:
+    groups = find_groups(str(pair.home))
+    if not has_idle_groups(groups):
+        pytest.skip("this machine has no control groups that give way")
+    limited(pair, processes=2)
+    generation = os.readlink(pair.home / "run/sites/greedy/app.sock").removesuffix(".sock")
+    greedy, quiet = (Path(groups["cpu"]) / name / "cpu.idle" for name in (f"greedy.{generation}", "quiet.1"))
+    done = threading.Event()
+
+    def visit() -> None:
+        while not done.is_set():
+            pair.get("greedy.localhost", "/burn?0.2")
+
+    visitors = [threading.Thread(target=visit) for _ in range(2)]
+    for visitor in visitors:
+        visitor.start()
+    try:
+        wait_until(lambda: greedy.read_text() == "1\n")
+        assert quiet.read_text() == "0\n"
+        pair.stop("agent")
+        assert greedy.read_text() == "0\n", "nobody looks after it now"
+        pair.start_agent()
+        wait_until(lambda: greedy.read_text() == "1\n")
+    finally:
+        done.set()
+        for visitor in visitors:
+            visitor.join()
+    wait_until(lambda: greedy.read_text() == "0\n")
+    assert pair.page("greedy.localhost")["path"] == "/"
 
 
 def test_a_leak_is_ended_alone_and_the_site_goes_on(pair: Node) -> None:

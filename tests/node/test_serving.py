@@ -13,7 +13,7 @@ from pathlib import Path
 
 import django_tenantry
 import pytest
-from node_lab import APPLICATION, AS_ROOT, Node, wait_until
+from node_lab import APPLICATION, AS_ROOT, Node, has_idle_groups, wait_until
 
 from tenantry.node.effects.health import HealthRequest
 from tenantry.node.effects.questions import Questions
@@ -457,19 +457,6 @@ def test_what_ends_gives_way_to_everything(serving: Node) -> None:
 def members(group: Path) -> list[str]:
     """The processes in a control group."""
     return (group / "cgroup.procs").read_text().split() if group.exists() else []
-
-
-def has_idle_groups(groups: dict[str, str]) -> bool:
-    """Whether the kernel lets a group of the processor give way (since 5.15)."""
-    probe = Path(groups.get("cpu", "/nowhere")) / "probe"
-    try:
-        probe.mkdir()
-    except OSError:
-        return False
-    try:
-        return (probe / "cpu.idle").exists()
-    finally:
-        probe.rmdir()
 
 
 LEAVING = """

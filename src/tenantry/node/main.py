@@ -20,9 +20,11 @@ from tenantry.node.effects.host import LocalHost
 from tenantry.node.effects.leftovers import Leftovers
 from tenantry.node.effects.limits import SiteLimits, remove_groups
 from tenantry.node.effects.logs import trim_for_ever
+from tenantry.node.effects.processors import ProcessorGroups
 from tenantry.node.effects.releases import Releases
 from tenantry.node.effects.spooling import watch_room
 from tenantry.node.errors import NodeError
+from tenantry.node.fairness import FairShare
 from tenantry.node.gate import ConnectGate
 from tenantry.node.keeper import ReleaseKeeper
 from tenantry.node.limiter import Limiter
@@ -101,6 +103,8 @@ async def run_agent(config: Config) -> None:
         clock=time.monotonic,
     )
     reconciler.restore(memory.load())
+    processors = ProcessorGroups(config)
+    limits = SiteLimits(config, lambda: processors.giving_way)
     listener = Listener(
         database.listening, lambda hint: reconciler.hear(hint.epoch, hint.revision), _Observer(store, reconciler)
     )
@@ -115,8 +119,10 @@ async def run_agent(config: Config) -> None:
             ),
             group.create_task(host.flusher.run(), name="flusher"),
             group.create_task(
-                Limiter(SiteLimits(config), reconciler.specs, reconciler.limits, clock=time.monotonic).run(),
-                name="limits",
+                Limiter(limits, reconciler.specs, reconciler.limits, clock=time.monotonic).run(), name="limits"
+            ),
+            group.create_task(
+                FairShare(processors, len(os.sched_getaffinity(0)), clock=time.monotonic).run(), name="processors"
             ),
             group.create_task(trim_for_ever(config.layout), name="logs"),
             group.create_task(watch_room(config.layout), name="spooling"),

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tenantry.node import vassal
@@ -37,8 +37,10 @@ def needs_long(limits: Limits) -> bool:
 class SiteLimits:
     """This machine's means against a site that takes too much. Groups are made by the wrapper, and removed here."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, giving_way: Callable[[], frozenset[str]] = frozenset) -> None:
+        """`giving_way`: the generations that are to have less of the processor than is usual."""
         self._layout = config.layout
+        self._giving_way = giving_way
         self._crowded: dict[str, float] = {}  # groups of generations that are no more, since when they have processes
 
     def controllers(self) -> frozenset[str]:
@@ -121,7 +123,7 @@ class SiteLimits:
             made = parse_vassal(f"{name}.ini")
             if made is None or str(made[1]) not in vassal.leads(str(self._layout.site(made[0]))):
                 continue
-            if vassal.is_behind(name, groups):
+            if vassal.is_behind(name, groups) and name not in self._giving_way():
                 logger.warning("%s serves visitors and had less than its share of the processor", name)
                 vassal.step_forward(name, groups, percent=100)
 

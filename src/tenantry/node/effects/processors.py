@@ -1,0 +1,62 @@
+"""How much of the processors each site takes, and who gives way: control groups of either version."""
+
+from pathlib import Path
+
+from tenantry.node import vassal
+from tenantry.node.config import Config
+from tenantry.node.layout import parse_vassal
+from tenantry.node.probes import entries
+from tenantry.node.vassal import find_groups
+
+_NANOSECONDS, _MICROSECONDS = 1e9, 1e6
+
+
+class ProcessorGroups:
+    """The sites' groups. They are made by the wrapper; without any, nobody is known to take anything."""
+
+    def __init__(self, config: Config) -> None:
+        self._layout = config.layout
+        self._groups = find_groups(str(config.home))
+        self._counted = Path(self._groups.get("cpuacct") or self._groups.get("cpu") or "/nowhere")
+        self.giving_way: frozenset[str] = frozenset()
+
+    def used_by_all(self) -> float | None:
+        """Return the seconds of processor time that all sites took so far, None where that is not counted."""
+        return _used(self._counted)
+
+    def used(self) -> dict[str, float]:
+        """Return the seconds of processor time that each generation («blog.3») took so far."""
+        found = {name: _used(self._counted / name) for name in entries(self._counted) if parse_vassal(f"{name}.ini")}
+        return {name: used for name, used in found.items() if used is not None}
+
+    def give_way(self, names: frozenset[str]) -> frozenset[str]:
+        """Have these, and no others of those that did so far, take only what the other sites leave; return who does.
+
+        Generations that no visitor is led to are left as they are: they load, or end. Kernels before 5.15 cannot.
+        """
+        for name in self.giving_way - names:
+            vassal.set_idle(self._group(name), idle=False)
+        self.giving_way = frozenset(
+            name for name in names if self._serves(name) and vassal.set_idle(self._group(name), idle=True)
+        )
+        return self.giving_way
+
+    def _group(self, name: str) -> str:
+        return f"{self._groups.get('cpu')}/{name}"
+
+    def _serves(self, name: str) -> bool:
+        made = parse_vassal(f"{name}.ini")
+        return made is not None and str(made[1]) in vassal.leads(str(self._layout.site(made[0])))
+
+
+def _used(group: Path) -> float | None:
+    """Version 1 has a file of nanoseconds, version 2 a line of microseconds."""
+    try:
+        return int((group / "cpuacct.usage").read_text()) / _NANOSECONDS
+    except OSError:
+        pass  # not of version 1, or gone
+    try:
+        words = (group / "cpu.stat").read_text().split()
+        return int(words[words.index("usage_usec") + 1]) / _MICROSECONDS
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,79 @@
+"""Has sites that take far more of the processors than others give way to them (decision 0026).
+
+Control groups share the processors equally, but by slices: a page that takes 5 ms of the processor waits for one or two
+slices, of 4 ms each, of whoever wants all of it. A share of a hundredth does not change that, giving way does.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS = 0.5
+MUCH = 0.25  # of a node's processors: who takes less never gives way
+GAP = 2.0  # times what the next one takes
+
+
+class Means(Protocol):
+    """What a machine knows of its processors' time. Names are those of generations («blog.3»), times seconds."""
+
+    def used_by_all(self) -> float | None: ...
+
+    def used(self) -> dict[str, float]: ...
+
+    def give_way(self, names: frozenset[str]) -> frozenset[str]: ...
+
+
+class FairShare:
+    """Looks twice a second. `run` never returns; when it is cancelled, nobody gives way any more."""
+
+    def __init__(self, means: Means, processors: int, *, clock: Callable[[], float]) -> None:
+        self._means = means
+        self._processors = processors
+        self._clock = clock
+        self._looked_at = 0.0
+        self._all: float | None = None
+        self._each: dict[str, float] = {}
+        self._giving: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self.round()
+                await asyncio.sleep(ROUND_SECONDS)
+        finally:
+            self._means.give_way(frozenset())
+
+    def round(self) -> None:
+        """Look once. While all sites together take little, that is one file to read."""
+        now, all_before, all_used = self._clock(), self._all, self._means.used_by_all()
+        seconds, self._looked_at, self._all = now - self._looked_at, now, all_used
+        if all_used is None or all_before is None or seconds <= 0:
+            return
+        if not self._giving and all_used - all_before <= MUCH * self._processors * seconds:
+            self._each = {}
+            return
+        before, self._each = self._each, self._means.used()
+        rates = {name: (used - before.get(name, used)) / seconds for name, used in self._each.items()}
+        greedy = take_much(rates, self._processors)
+        if not greedy and not self._giving:
+            return
+        giving, self._giving = self._giving, self._means.give_way(greedy)  # once more, too: a restart takes it back
+        for name in self._giving - giving:
+            logger.info("%s takes %.0f %% of a processor: it gives way to the other sites", name, rates[name] * 100)
+
+
+def take_much(rates: Mapping[str, float], processors: int) -> frozenset[str]:
+    """PURE: return who takes more than a quarter of the processors, and at least twice as much as all who take less.
+
+    `rates`: how many processors each takes. Those who compete for all that there is get the same and are not told
+    apart, so none of them is starved; one that is alone has nobody to give way to.
+    """
+    ordered = sorted(rates, key=rates.__getitem__, reverse=True)
+    for count, (one, following) in reversed(list(enumerate(itertools.pairwise(ordered), 1))):
+        if rates[one] > MUCH * processors and rates[one] >= GAP * rates[following]:
+            return frozenset(ordered[:count])
+    return frozenset()

@@ -1,0 +1,121 @@
+"""Who gives way to the others, with a machine whose answers are chosen. With a real one: test_limits.py."""
+
+import asyncio
+
+import pytest
+
+from tenantry.node.fairness import FairShare, take_much
+
+
+@pytest.mark.parametrize(
+    ("rates", "processors", "expected"),
+    [
+        ({"greedy.1": 1.0, "quiet.1": 0.06, "other.1": 0.0}, 2, {"greedy.1"}),
+        ({"greedy.1": 0.5, "quiet.1": 0.06}, 2, set()),  # a quarter of the processors is nobody's loss
+        ({"greedy.1": 4.0, "quiet.1": 0.1}, 64, set()),
+        ({"alone.1": 2.0}, 2, set()),
+        ({}, 2, set()),
+        ({"a.1": 0.7, "b.1": 0.6, "c.1": 0.65}, 2, set()),  # they compete, and none is starved
+        ({"a.1": 0.7, "b.1": 0.6, "c.1": 0.02}, 2, {"a.1", "b.1"}),  # together
+        ({"a.1": 1.8, "b.1": 0.1, "c.1": 0.02}, 2, {"a.1"}),  # b gave way, and is let in again
+        ({"a.1": 1.0, "middle.1": 0.4, "quiet.1": 0.02}, 2, {"a.1"}),
+        ({"a.1": 1.0, "middle.1": 0.55, "quiet.1": 0.02}, 2, {"a.1", "middle.1"}),
+        ({"a.1": 0.3, "b.1": 0.02}, 1, {"a.1"}),
+    ],
+)
+def test_who_takes_much_is_told_from_those_who_take_less(
+    rates: dict[str, float], processors: int, expected: set[str]
+) -> None:
+    assert take_much(rates, processors) == expected
+
+
+class Machine:
+    """Two processors, whose time is added to by hand."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+        self.giving: frozenset[str] = frozenset()
+        self.looks = 0
+        self.counts = True
+        self.can = True
+
+    def used_by_all(self) -> float | None:
+        return sum(self.times.values()) if self.counts else None
+
+    def used(self) -> dict[str, float]:
+        self.looks += 1
+        return dict(self.times)
+
+    def give_way(self, names: frozenset[str]) -> frozenset[str]:
+        self.giving = names if self.can else frozenset()
+        return self.giving
+
+
+class Trial:
+    """One who looks, and a clock that is set."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.now = 1000.0
+        self.share = FairShare(self.machine, 2, clock=lambda: self.now)
+
+    def second(self, **rates: float) -> frozenset[str]:
+        """A second in which the sites take so much; returns who gives way then."""
+        self.now += 1
+        for slug, rate in rates.items():
+            self.machine.times[f"{slug}.1"] = self.machine.times.get(f"{slug}.1", 0.0) + rate
+        self.share.round()
+        return self.machine.giving
+
+
+def test_a_site_gives_way_while_it_takes_much() -> None:
+    trial = Trial()
+    trial.second(greedy=50.0, quiet=0.1)  # what was before it looked counts for nothing
+    trial.second(greedy=1.0, quiet=0.1)
+    assert trial.second(greedy=1.0, quiet=0.1) == {"greedy.1"}
+    assert trial.second(greedy=0.9, quiet=0.9) == frozenset()
+    assert trial.second(greedy=1.0, quiet=0.1) == {"greedy.1"}
+    assert trial.second(greedy=0.1, quiet=0.1) == frozenset()
+
+
+def test_while_little_is_taken_no_site_is_looked_at() -> None:
+    trial = Trial()
+    for _ in range(5):
+        assert trial.second(greedy=0.2, quiet=0.1) == frozenset()
+    assert trial.machine.looks == 0
+
+
+def test_a_generation_that_came_meanwhile_is_known_from_the_next_look_on() -> None:
+    trial = Trial()
+    for _ in range(3):
+        trial.second(quiet=0.6)
+    assert trial.second(greedy=1.5, quiet=0.1) == frozenset()
+    assert trial.second(greedy=1.5, quiet=0.1) == {"greedy.1"}
+
+
+def test_a_machine_that_counts_nothing_or_cannot_have_anybody_give_way_goes_on() -> None:
+    trial = Trial()
+    trial.machine.counts = False
+    for _ in range(3):
+        assert trial.second(greedy=2.0, quiet=0.1) == frozenset()
+    trial.machine.counts, trial.machine.can = True, False
+    for _ in range(3):
+        assert trial.second(greedy=2.0, quiet=0.1) == frozenset()
+    trial.machine.can = True
+    assert trial.second(greedy=2.0, quiet=0.1) == {"greedy.1"}
+
+
+def test_without_the_agent_nobody_gives_way() -> None:
+    trial = Trial()
+    for _ in range(3):
+        trial.second(greedy=1.0, quiet=0.1)
+    assert trial.machine.giving
+
+    async def end() -> None:
+        task = asyncio.create_task(trial.share.run())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(end())
+    assert not trial.machine.giving
