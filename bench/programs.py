@@ -23,8 +23,9 @@ def compiled(place: Path, name: str) -> Path:
 def visiting(
     program: Path, port: int, host: str, path: str, rate: float, *, connections: int = CONNECTIONS, niceness: int = 0
 ) -> Iterator[list[Record]]:
-    """Have a page visited so many times a second. The list is filled at the end: a status of 0 is no whole answer, a
-    negative one came when the request was sent again.
+    """Have a page visited so many times a second, or as often as it can at a rate of 0.
+
+    The list is filled at the end: a status of 0 is no whole answer, a negative one that of a request sent again.
     """
     records: list[Record] = []
     file = program.with_name(f"visits-{host}")

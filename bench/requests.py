@@ -4,13 +4,16 @@ Both serve the same release with the same environment: one database, one cache, 
 """
 
 import socket
+import tempfile
 import threading
 import time
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 from bench.by_hand import by_hand
 from bench.platform import Platform, first_answer
+from bench.programs import compiled, visiting
 from bench.results import Row, Table
 
 PAGES = ("/whoami", "/static/board/board.css")
@@ -22,7 +25,8 @@ def measure(platform: Platform, seconds: float) -> Table:
     """Ask each page for `seconds` in each round, with 8 connections that are kept open."""
     site = platform.api.get("/sites/alpha").json()
     collected: dict[str, list[dict[str, Any]]] = {}
-    with by_hand(platform, "alpha") as arrangement:
+    with by_hand(platform, "alpha") as arrangement, tempfile.TemporaryDirectory() as scratch:
+        program = compiled(Path(scratch), "visitors")
         arrangement.serve("alpha", arrangement.model, processes=site["processes"], threads=site["threads"])
         for port in (platform.http_port, arrangement.port):
             first_answer(port, "alpha.localhost", PAGES[0])
@@ -31,7 +35,7 @@ def measure(platform: Platform, seconds: float) -> Table:
             for page, path in page_of.items():
                 for name, port in (("platform", platform.http_port), ("by hand", arrangement.port)):
                     print(f"{name} {page} …", flush=True)
-                    collected.setdefault(f"{name} {page}", []).append(load(port, "alpha.localhost", path, seconds))
+                    collected.setdefault(f"{name} {page}", []).append(_visit(program, port, path, seconds))
     rows = [
         Row(name, {key: median(run[key] for run in runs) for key in ("per_second", "p50_ms", "p99_ms", "failed")}, runs)
         for name, runs in sorted(collected.items(), key=lambda item: item[0].split(" /")[::-1])
@@ -43,6 +47,19 @@ def measure(platform: Platform, seconds: float) -> Table:
         rows=rows,
         verdict=f"Medians of {ROUNDS} alternating rounds of {seconds:g} s; the loader shares the processor.",
     )
+
+
+def _visit(program: Path, port: int, path: str, seconds: float) -> dict[str, Any]:
+    with visiting(program, port, "alpha.localhost", path, 0, connections=CONNECTIONS) as records:
+        time.sleep(seconds)
+    waits = [took * 1000 for _, took, status in records if abs(status) == 200]
+    hundredths = quantiles(waits, n=100)
+    return {
+        "per_second": len(waits) / seconds,
+        "p50_ms": hundredths[49],
+        "p99_ms": hundredths[98],
+        "failed": len(records) - len(waits),
+    }
 
 
 def _existing(platform: Platform, page: str) -> str:

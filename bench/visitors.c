@@ -1,5 +1,5 @@
 // Visitors of one page who come at a constant rate, whatever the answers take: who has to wait for a connection waits,
-// and the time counts from when he came. Each request is written as three numbers: when it came (CLOCK_MONOTONIC, s),
+// and the time counts from when he came. At a rate of 0 the next one comes as soon as a connection is free. Each request is written as three numbers: when it came (CLOCK_MONOTONIC, s),
 // how long it took (s), and the status, 0 where there was no whole answer. A kept connection that is closed before it
 // has answered anything is asked again on a new one, as browsers do; such a status is negative.
 #define _GNU_SOURCE
@@ -129,7 +129,7 @@ int main(int count, char **words) {
     }
     port = atoi(words[1]);
     snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", words[3], words[2]);
-    double step = 1 / atof(words[4]);
+    double step = atof(words[4]) > 0 ? 1 / atof(words[4]) : 0;
     int connections = atoi(words[5]);
     records = fopen(words[6], "w");
     Visitor *visitors = calloc((size_t)connections, sizeof *visitors);
@@ -159,7 +159,7 @@ int main(int count, char **words) {
             Visitor *free_one;
             do free_one = &visitors[turn++ % connections];
             while (free_one->busy);
-            begin(free_one, next);
+            begin(free_one, step > 0 ? next : now());
             next += step;
             waiting += free_one->busy;
         }

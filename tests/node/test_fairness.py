@@ -14,6 +14,7 @@ from tenantry.node.fairness import FairShare, take_much
         ({"greedy.1": 0.5, "quiet.1": 0.06}, 2, set()),  # a quarter of the processors is nobody's loss
         ({"greedy.1": 4.0, "quiet.1": 0.1}, 64, set()),
         ({"alone.1": 2.0}, 2, set()),
+        ({"alone.1": 2.0, "unvisited.1": 0.001}, 2, set()),
         ({}, 2, set()),
         ({"a.1": 0.7, "b.1": 0.6, "c.1": 0.65}, 2, set()),  # they compete, and none is starved
         ({"a.1": 0.7, "b.1": 0.6, "c.1": 0.02}, 2, {"a.1", "b.1"}),  # together

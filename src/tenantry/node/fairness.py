@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 ROUND_SECONDS = 0.5
 MUCH = 0.25  # of a node's processors: who takes less never gives way
 GAP = 2.0  # times what the next one takes
+LITTLE = 0.002  # of one processor: who takes less has no visitors
 
 
 class Means(Protocol):
@@ -70,9 +71,10 @@ def take_much(rates: Mapping[str, float], processors: int) -> frozenset[str]:
     """PURE: return who takes more than a quarter of the processors, and at least twice as much as all who take less.
 
     `rates`: how many processors each takes. Those who compete for all that there is get the same and are not told
-    apart, so none of them is starved; one that is alone has nobody to give way to.
+    apart, so none of them is starved. One that alone is visited has nobody to give way to: it would only be put behind
+    the platform's own processes.
     """
-    ordered = sorted(rates, key=rates.__getitem__, reverse=True)
+    ordered = sorted((name for name in rates if rates[name] > LITTLE), key=rates.__getitem__, reverse=True)
     for count, (one, following) in reversed(list(enumerate(itertools.pairwise(ordered), 1))):
         if rates[one] > MUCH * processors and rates[one] >= GAP * rates[following]:
             return frozenset(ordered[:count])

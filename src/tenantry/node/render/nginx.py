@@ -147,6 +147,7 @@ def _render(layout: Layout, settings: NginxSettings) -> str:
     return f"""\
 {user}daemon off;
 worker_processes auto;
+pcre_jit on;
 worker_rlimit_nofile {settings.open_files:d};
 worker_shutdown_timeout 30s;
 pid {run}/nginx.pid;
@@ -233,6 +234,11 @@ def _http(layout: Layout) -> str:
   map $h $wild {{ default ""; "~^[^.]+\\.(?<parent>.+\\..+)$" "_.$parent"; }}
   map $http_host $typed_port {{ default ""; "~:(?<digits>[0-9]+)$" ":$digits"; }}
   map $typed_port $seen_port {{ default $server_port; "~^:(?<seen>[0-9]+)$" $seen; }}
+  # A map is asked for once. What `set` or `if` name is looked up twice, and a path that need not be is not looked up.
+  map $dir $real {{ default $realpath_root; }}
+  map $dir $wild_place {{ default ""; "" {layout.hosts}/$wild; }}
+  map $uri $drain_place {{ default ""; {READY_PATH} {layout.draining}; }}
+  map $unsafe $refusing {{ default ""; w $rp/mode.readonly; }}
   map $rp $site {{ default ""; "~/sites/(?<slug>[a-z0-9-]+)$" $slug; }}
   map $request_method $unsafe {{ default w; GET ""; HEAD ""; OPTIONS ""; }}
   map $content_type $sends_file {{ default ""; "~*^multipart/form-data" 1; }}
@@ -289,40 +295,28 @@ def _server(layout: Layout, bounded: str) -> str:
     root {layout.hosts}/$dir;
     set $rp "";
     set $dir "";
-    if (-d {layout.hosts}/$wild) {{ set $dir $wild; }}
     if (-d {layout.hosts}/$h) {{ set $dir $h; }}
+    if (-d $wild_place) {{ set $dir $wild; }}
     # Whoever shares out visitors asks under no site's name; under a site's name the path is the application's.
     set $ready "$dir$uri";
-    if (-f {layout.draining}) {{ set $ready "draining$ready"; }}
+    if (-f $drain_place) {{ set $ready "draining$ready"; }}
     if ($ready = {READY_PATH}) {{ return 200 "ready\\n"; }}
     if ($ready = draining{READY_PATH}) {{ return 503 "draining\\n"; }}
     if ($h = "") {{ return 444; }}
     if ($dir = "") {{ return 404; }}
-    set $rp $realpath_root;
+    set $rp $real;
     # "rw": standby is asked first.
     set $gate "";
     set $let_through "";
-    if (-f $rp/mode.readonly) {{ set $gate "r$unsafe"; }}
+    if (-f $refusing) {{ set $gate rw; }}
     if (-f $rp/mode.maintenance) {{ set $gate rw; }}
     set $red $https;
     if (-f $rp/mode.https) {{ set $red "r$https"; }}
     if ($red = r) {{ return 308 https://$h$request_uri; }}
-    set $upload "";
-    if (-f {layout.full}/$site) {{ set $upload $sends_file; }}
-    # How the site is spoken to. A websocket may have nothing to say for long.
-    set $engine uwsgi;
-    if (-f $rp/engine.http) {{ set $engine http; }}
-    set $patience "";
-    if (-f {layout.long}/$site) {{ set $patience -long; }}
-    if ($websocket) {{ set $patience -long; }}
-    # Where the disk is short of room, an answer that could not be written there would be cut.
-    set $spool "";
-    if (-f {layout.unspooled}) {{ set $spool -unspooled; }}
     # A named place keeps a request's method and body. What is answered there may need a page, too.
     recursive_error_pages on;
     error_page 404 @unknown;
     error_page 429 502 504 = @away;
-    error_page 507 = @full;
     error_page 503 = @standby;
 {render_pages()}
     # `root` here is the site's directory; below its three links nothing may lead elsewhere.
@@ -352,12 +346,29 @@ def _server(layout: Layout, bounded: str) -> str:
       add_header Content-Security-Policy "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; \
 style-src 'unsafe-inline'" always;
     }}
-    location @application {{ {bounded} if ($gate = rw) {{ return 503; }} try_files /.none @$engine$patience$spool; }}
+    location @application {{ {bounded} if ($gate = rw) {{ return 503; }} try_files /.none @engine; }}
     location / {{
       {bounded}
       if ($gate = rw) {{ return 503; }}
+      try_files /.none @engine;
+    }}
+    # How the site is spoken to: of no interest where a file is the answer.
+    location @engine {{
+      error_page 418 = @$engine$patience$spool;
+      error_page 507 = @full;
+      set $upload "";
+      if (-f {layout.full}/$site) {{ set $upload $sends_file; }}
       if ($upload) {{ return 507; }}
-      try_files /.none @$engine$patience$spool;
+      set $engine uwsgi;
+      if (-f $rp/engine.http) {{ set $engine http; }}
+      # A websocket may have nothing to say for long.
+      set $patience "";
+      if (-f {layout.long}/$site) {{ set $patience -long; }}
+      if ($websocket) {{ set $patience -long; }}
+      # Where the disk is short of room, an answer that could not be written there would be cut.
+      set $spool "";
+      if (-f {layout.unspooled}) {{ set $spool -unspooled; }}
+      return 418;
     }}
 {_engines()}
 {_standby(layout, bounded)}"""
@@ -438,4 +449,4 @@ def _standby(layout: Layout, bounded: str) -> str:
 {asked}
       error_log {layout.home}/logs/nginx.log emerg;
     }}
-    location @let_through {{ {bounded} set $let_through 1; try_files /.none @$engine$patience$spool; }}"""
+    location @let_through {{ {bounded} set $let_through 1; try_files /.none @engine; }}"""
