@@ -1,7 +1,8 @@
 // Visitors of one page who come at a constant rate, whatever the answers take: who has to wait for a connection waits,
-// and the time counts from when he came. At a rate of 0 the next one comes as soon as a connection is free. Each request is written as three numbers: when it came (CLOCK_MONOTONIC, s),
-// how long it took (s), and the status, 0 where there was no whole answer. A kept connection that is closed before it
-// has answered anything is asked again on a new one, as browsers do; such a status is negative.
+// and the time counts from when he came. At a rate of 0 the next one comes as soon as a connection is free. Each request
+// is written as three numbers: when it came (CLOCK_MONOTONIC, s), how long it took (s), and the status, 0 where there was
+// no whole answer. A kept connection that is closed before it has answered anything is asked again on a new one, as
+// browsers do; such a status is negative.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -155,7 +156,7 @@ int main(int count, char **words) {
             waiting += visitors[i].busy;
         }
         if (ends && (!waiting || time > ends + PATIENCE)) break;
-        while (!ends && next <= time && waiting < connections) {
+        for (int begun = 0; !ends && next <= time && waiting < connections && begun < connections; begun++) {
             Visitor *free_one;
             do free_one = &visitors[turn++ % connections];
             while (free_one->busy);

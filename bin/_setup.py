@@ -115,7 +115,7 @@ def test(arguments: list[str], interruption: Interruption) -> int:
     pytest = [str(python), "-m", "pytest"]
     # By file: some tell a story in order, and what a file shares (a platform that runs) is made once.
     # In the order of their names, which begins with the longest stories: else one of them would be left for the end.
-    spread = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    spread = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
     code = _run([*pytest, *spread, *marks, *rest])
     interruption.check()
     failed = _failed_tests()

@@ -43,7 +43,6 @@ def test_version_1_groups_lie_below_the_platforms_own(monkeypatch: pytest.Monkey
     assert vassal.find_groups("/var/lib/tenantry") == {
         "memory": "/sys/fs/cgroup/memory/box/tenantry:var:lib:tenantry",
         "cpu": "/sys/fs/cgroup/cpu,cpuacct/tenantry:var:lib:tenantry",
-        "cpuacct": "/sys/fs/cgroup/cpu,cpuacct/tenantry:var:lib:tenantry",
         "aside": "/sys/fs/cgroup/cpu,cpuacct/tenantry-aside:var:lib:tenantry",
         "pids": "/sys/fs/cgroup/pids/a/b/tenantry:var:lib:tenantry",
     }

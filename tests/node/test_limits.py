@@ -15,7 +15,7 @@ from node_lab import AS_ROOT, GRANIAN, Node, Postgres, has_idle_groups, prepared
 
 from tenantry.node.config import read_config
 from tenantry.node.effects.limits import SiteLimits
-from tenantry.node.vassal import ASIDE, find_groups
+from tenantry.node.vassal import ASIDE, find_groups, is_behind, set_bound
 
 CAP_SYS_RESOURCE = 24
 APPLICATION = """
@@ -190,6 +190,8 @@ def test_a_site_without_disk_space_takes_no_files_and_everything_else(pair: Node
         status, headers, body = pair.get("greedy.localhost", method="POST", headers=upload, body=b"--x--")
         assert (status, headers["cache-control"]) == (507, "no-store")
         assert b"disk space" in body
+        for path in ("/media/new.txt", "/static/new.txt"):  # where there is no file the application is asked
+            assert pair.get("greedy.localhost", path, method="POST", headers=upload, body=b"--x--")[0] == 507
         assert pair.get("greedy.localhost")[0] == 200
         assert pair.page("greedy.localhost", method="POST", body=b"a=b")["size"] == 3
         assert pair.page("quiet.localhost", method="POST", headers=upload, body=b"--x--")["size"] == 5
@@ -252,6 +254,15 @@ def test_a_site_that_takes_all_it_can_gives_way_until_it_takes_less(pair: Node) 
     try:
         wait_until(lambda: greedy.read_text() == "1\n")
         assert quiet.read_text() == "0\n"
+        means = SiteLimits(read_config(pair.config), lambda: frozenset({f"greedy.{generation}"}))
+        set_bound(str(greedy.parent), 50)
+        means.bring_forward()
+        assert not is_behind(f"greedy.{generation}", groups, gives_way=True), (
+            "a bound of before has nothing to do with it"
+        )
+        wait_until(lambda: greedy.read_text() == "1\n", seconds=3)
+        means.bring_forward()
+        assert greedy.read_text() == "1\n"
         pair.stop("agent")
         assert greedy.read_text() == "0\n", "nobody looks after it now"
         pair.start_agent()

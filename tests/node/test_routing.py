@@ -129,6 +129,19 @@ def test_an_application_cannot_make_nginx_read_a_neighbours_files(serving: Node)
         assert b"mine" in serving.raw(request.encode())
 
 
+def test_a_wildcards_place_leads_whoever_has_no_name_of_his_own(serving: Node) -> None:
+    serving.release(
+        "other-1", "def application(environ, start_response):\n    start_response('200 OK', []); return [b'own']\n"
+    )
+    serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
+    serving.reported("other", serving.put(serving.document("other", 2, "other-1", hostnames=["a.example.org"])))
+    serving.stop("agent")  # nothing makes such a place yet: it would remove it
+    (serving.home / "run" / "hosts" / "_.example.org").symlink_to("../sites/blog")
+    assert serving.get("a.example.org")[2] == b"own"
+    assert json.loads(serving.get("b.example.org")[2])["path"] == "/"
+    assert [serving.get(name)[0] for name in ("a.b.example.org", "example.org")] == [404, 404]
+
+
 def test_a_project_may_serve_its_uploads_itself(serving: Node) -> None:
     serving.reported("blog", serving.put(serving.document("blog", 1, "demo-1")))
     (serving.home / "data" / "blog" / "media" / "private.txt").write_text("private")

@@ -12,10 +12,12 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-ROUND_SECONDS = 0.5
+ROUND_SECONDS = 0.5  # as long as others feel that a site has become greedy; a look costs 10 µs for each process group
+HALF_LIFE_SECONDS = 5.0  # of what is known of a site's wants, while it gets less: it may be put behind
 MUCH = 0.25  # of a node's processors: who takes less never gives way
-GAP = 2.0  # times what the next one takes
-LITTLE = 0.002  # of one processor: who takes less has no visitors
+REST = 0.5  # of a node's processors: what those who give way are left at least, else nobody does
+GAP = 2.0  # times what the next one wants: those who compete for the same get about the same
+LITTLE = 0.002  # of one processor: who wants less has no visitors
 
 
 class Means(Protocol):
@@ -38,6 +40,7 @@ class FairShare:
         self._looked_at = 0.0
         self._all: float | None = None
         self._each: dict[str, float] = {}
+        self._wants: dict[str, float] = {}
         self._giving: frozenset[str] = frozenset()
 
     async def run(self) -> None:
@@ -54,12 +57,15 @@ class FairShare:
         seconds, self._looked_at, self._all = now - self._looked_at, now, all_used
         if all_used is None or all_before is None or seconds <= 0:
             return
+        kept = 0.5 ** (seconds / HALF_LIFE_SECONDS)
+        wants = {name: want * kept for name, want in self._wants.items() if want * kept > LITTLE}
         if not self._giving and all_used - all_before <= MUCH * self._processors * seconds:
-            self._each = {}
+            self._each, self._wants = {}, wants
             return
         before, self._each = self._each, self._means.used()
         rates = {name: (used - before.get(name, used)) / seconds for name, used in self._each.items()}
-        greedy = take_much(rates, self._processors)
+        self._wants = {name: max(rate, wants.get(name, 0.0)) for name, rate in rates.items()}
+        greedy = take_much(self._wants, rates, self._processors)
         if not greedy and not self._giving:
             return
         giving, self._giving = self._giving, self._means.give_way(greedy)  # once more, too: a restart takes it back
@@ -67,15 +73,17 @@ class FairShare:
             logger.info("%s takes %.0f %% of a processor: it gives way to the other sites", name, rates[name] * 100)
 
 
-def take_much(rates: Mapping[str, float], processors: int) -> frozenset[str]:
-    """PURE: return who takes more than a quarter of the processors, and at least twice as much as all who take less.
+def take_much(wants: Mapping[str, float], rates: Mapping[str, float], processors: int) -> frozenset[str]:
+    """PURE: return who wants more than a quarter of the processors, and at least twice as much as any who wants less.
 
-    `rates`: how many processors each takes. Those who compete for all that there is get the same and are not told
-    apart, so none of them is starved. One that alone is visited has nobody to give way to: it would only be put behind
-    the platform's own processes.
+    `rates`: how many processors each takes; `wants`: the most of it lately, for one that is put behind takes less than
+    it wants. Those who compete for all that there is are not told apart, so none of them is starved, and nobody gives
+    way while the rest takes more than half. One that alone is visited has nobody to give way to.
     """
-    ordered = sorted((name for name in rates if rates[name] > LITTLE), key=rates.__getitem__, reverse=True)
+    ordered = sorted((name for name in wants if wants[name] > LITTLE), key=wants.__getitem__, reverse=True)
     for count, (one, following) in reversed(list(enumerate(itertools.pairwise(ordered), 1))):
-        if rates[one] > MUCH * processors and rates[one] >= GAP * rates[following]:
+        rest = sum(rates[name] for name in ordered[count:])
+        apart = wants[one] > MUCH * processors and wants[one] >= GAP * wants[following]
+        if apart and rest <= REST * processors:
             return frozenset(ordered[:count])
     return frozenset()

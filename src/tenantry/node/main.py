@@ -103,7 +103,7 @@ async def run_agent(config: Config) -> None:
         clock=time.monotonic,
     )
     reconciler.restore(memory.load())
-    processors = ProcessorGroups(config)
+    processors = ProcessorGroups(config.layout)
     limits = SiteLimits(config, lambda: processors.giving_way)
     listener = Listener(
         database.listening, lambda hint: reconciler.hear(hint.epoch, hint.revision), _Observer(store, reconciler)

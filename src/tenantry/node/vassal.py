@@ -241,11 +241,15 @@ def _may_be_moved() -> bool:
         return False
 
 
-def is_behind(name: str, groups: dict) -> bool:  # type: ignore[type-arg]
-    """Whether a generation's processes have less of the processor than is usual."""
+def is_behind(name: str, groups: dict, *, gives_way: bool = False) -> bool:  # type: ignore[type-arg]
+    """Whether a generation's processes have less of the processor than is usual; of one that `gives_way`, too little.
+
+    An idle group has an idle group's share.
+    """
     group = f"{groups.get('cpu')}/{name}"
-    usual = [(file, str(value)) for file, value in CPU_SHARES]
-    usual += [("cpu.idle", "0"), ("cpu.cfs_quota_us", "-1"), ("cpu.max", f"max {PERIOD_US}")]
+    usual = [("cpu.cfs_quota_us", "-1"), ("cpu.max", f"max {PERIOD_US}")]
+    if not gives_way:
+        usual += [("cpu.idle", "0"), *((file, str(value)) for file, value in CPU_SHARES)]
     return os.path.isdir(f"{groups.get(ASIDE)}/{name}") or any(
         _read(f"{group}/{file}") not in ("", value) for file, value in usual
     )
@@ -396,6 +400,8 @@ def find_groups(home: str) -> dict:  # type: ignore[type-arg]
                         found.setdefault(controller, f"{_own_group(place, root, own.get(controller, '/'))}/{name}")
     if "cpu" in found:
         found[ASIDE] = f"{os.path.dirname(found['cpu'])}/{group_name(home, aside=True)}"
+    if found.get("cpuacct") == found.get("cpu"):  # mounted together: to enter the one would be to enter the other
+        found.pop("cpuacct", None)
     if unified:
         for controller in _enabled(unified):
             found.setdefault(controller, f"{unified}/{name}")

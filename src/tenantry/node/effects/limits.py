@@ -123,7 +123,7 @@ class SiteLimits:
             made = parse_vassal(f"{name}.ini")
             if made is None or str(made[1]) not in vassal.leads(str(self._layout.site(made[0]))):
                 continue
-            if vassal.is_behind(name, groups) and name not in self._giving_way():
+            if vassal.is_behind(name, groups, gives_way=name in self._giving_way()):
                 logger.warning("%s serves visitors and had less than its share of the processor", name)
                 vassal.step_forward(name, groups, percent=100)
 
