@@ -12,10 +12,13 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-ROUND_SECONDS = 0.5  # as long as others feel that a site has become greedy; a look costs 10 µs for each process group
+ROUND_SECONDS = 0.5  # as long as others feel that a site has become greedy; a look costs some 20 µs for each group
 HALF_LIFE_SECONDS = 5.0  # of what is known of a site's wants, while it gets less: it may be put behind
 MUCH = 0.25  # of a node's processors: who takes less never gives way
-REST = 0.5  # of a node's processors: what those who give way are left at least, else nobody does
+REST = 0.25  # of a node's processors: what all who do not give way may take together, else nobody does
+HELD_SECONDS = 10.0  # how long nobody does after they took more; doubled where it comes again soon
+HELD_SECONDS_MAX = 60.0
+AGAIN_SECONDS = 30.0
 GAP = 2.0  # times what the next one wants: those who compete for the same get about the same
 LITTLE = 0.002  # of one processor: who wants less has no visitors
 
@@ -42,11 +45,16 @@ class FairShare:
         self._each: dict[str, float] = {}
         self._wants: dict[str, float] = {}
         self._giving: frozenset[str] = frozenset()
+        self._held_seconds = HELD_SECONDS
+        self._held_until = 0.0
 
     async def run(self) -> None:
         try:
             while True:
-                self.round()
+                try:
+                    self.round()
+                except OSError as error:
+                    logger.warning("processors: %s: %s", error.strerror, error.filename)
                 await asyncio.sleep(ROUND_SECONDS)
         finally:
             self._means.give_way(frozenset())
@@ -63,14 +71,28 @@ class FairShare:
             self._each, self._wants = {}, wants
             return
         before, self._each = self._each, self._means.used()
-        rates = {name: (used - before.get(name, used)) / seconds for name, used in self._each.items()}
-        self._wants = {name: max(rate, wants.get(name, 0.0)) for name, rate in rates.items()}
-        greedy = take_much(self._wants, rates, self._processors)
+        # A group that is new began at nothing. Of the first look at all nothing can be told.
+        rates = {n: (used - before.get(n, 0.0 if before else used)) / seconds for n, used in self._each.items()}
+        self._wants = wants | {name: max(rate, wants.get(name, 0.0)) for name, rate in rates.items()}
+        if rates:
+            self._hold((all_used - all_before) / seconds - sum(rates.get(name, 0.0) for name in self._giving), now)
+        held = now < self._held_until or not rates
+        greedy = frozenset[str]() if held else take_much(self._wants, rates, self._processors)
         if not greedy and not self._giving:
             return
         giving, self._giving = self._giving, self._means.give_way(greedy)  # once more, too: a restart takes it back
         for name in self._giving - giving:
             logger.info("%s takes %.0f %% of a processor: it gives way to the other sites", name, rates[name] * 100)
+
+    def _hold(self, others: float, now: float) -> None:
+        """Let nobody give way for a while, when those took much who did not: they may be ever new ones, and each of
+        them would be known too late.
+        """
+        if not self._giving or others <= REST * self._processors:
+            return
+        again = self._held_until and now - self._held_until < AGAIN_SECONDS
+        self._held_seconds = min(self._held_seconds * 2, HELD_SECONDS_MAX) if again else HELD_SECONDS
+        self._held_until = now + self._held_seconds
 
 
 def take_much(wants: Mapping[str, float], rates: Mapping[str, float], processors: int) -> frozenset[str]:
@@ -78,11 +100,11 @@ def take_much(wants: Mapping[str, float], rates: Mapping[str, float], processors
 
     `rates`: how many processors each takes; `wants`: the most of it lately, for one that is put behind takes less than
     it wants. Those who compete for all that there is are not told apart, so none of them is starved, and nobody gives
-    way while the rest takes more than half. One that alone is visited has nobody to give way to.
+    way while the rest takes more than a quarter. One that alone is visited has nobody to give way to.
     """
     ordered = sorted((name for name in wants if wants[name] > LITTLE), key=wants.__getitem__, reverse=True)
     for count, (one, following) in reversed(list(enumerate(itertools.pairwise(ordered), 1))):
-        rest = sum(rates[name] for name in ordered[count:])
+        rest = sum(rates.get(name, 0.0) for name in ordered[count:])
         apart = wants[one] > MUCH * processors and wants[one] >= GAP * wants[following]
         if apart and rest <= REST * processors:
             return frozenset(ordered[:count])
