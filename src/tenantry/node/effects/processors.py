@@ -57,14 +57,16 @@ class ProcessorGroups:
 
     def _count(self, name: str) -> None:
         """Count the time of a generation's processes from now on, and of all that they start."""
-        group = self._counted / name
+        group, moved = self._counted / name, set[str]()
         try:
-            group.mkdir()
-            for pid in (self._shared / name / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    (group / "cgroup.procs").write_text(pid)
+            group.mkdir(exist_ok=True)
+            while found := set((self._shared / name / "cgroup.procs").read_text().split()) - moved:
+                for pid in found:  # and once more: they start others meanwhile
+                    with contextlib.suppress(ProcessLookupError):
+                        (group / "cgroup.procs").write_text(pid)
+                moved |= found
         except OSError:  # it is gone, or may not be moved here
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # as long as a process is in it, it stays
                 group.rmdir()
 
 
