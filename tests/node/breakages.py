@@ -367,6 +367,16 @@ BREAKAGES = (
     ),
     _asgi("granian: status 500", "answered / with status 500", "await answer_asgi(send, 500)", short=True),
     _asgi("granian: exception when asked", "ValueError: no answer", "raise ValueError('no answer')"),
+    _asgi(
+        "granian: error told after the answer",
+        "ValueError: late",
+        """
+        error = "Traceback (most recent call last):\\n  somewhere\\nValueError: late\\n"
+        threading.Timer(0.4, os.write, (2, error.encode())).start()
+        await answer_asgi(send, 500)
+        """,
+        short=True,
+    ),
     Breakage(
         "granian: migrations missing",
         'relation "auth_user" does not exist',

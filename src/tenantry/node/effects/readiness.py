@@ -34,6 +34,8 @@ KEEPS_ENDING = "its worker keeps ending before it answers"
 LOG_READ_BYTES = 65_536
 LOG_TAIL_CHARACTERS = 4096
 CAUSE_CHARACTERS = 300
+LATE_STEPS = 10
+LATE_STEP_SECONDS = 0.1
 IDLE_SECONDS = 3.0  # of getting what nobody else wants, where that is next to nothing
 LOW_PRIORITY_SECONDS = 10.0  # a start that takes longer gets its full share: it must not fail for want of processor
 NOTICED_SECONDS = 1.2  # uWSGI's master looks after its workers every second
@@ -70,14 +72,20 @@ class Readiness:
             message = f"it did not answer {questions.asked} within {self._ready_seconds:.0f} s"
             if questions.deaths:
                 message = KEEPS_ENDING
-            raise self._failure(spec.slug, generation, message) from None
+            raise await self._failure(spec.slug, generation, message) from None
         except NotReady as error:
-            raise self._failure(spec.slug, generation, str(error)) from error
+            raise await self._failure(spec.slug, generation, str(error)) from error
 
-    def _failure(self, slug: Slug, generation: int, message: str) -> NotReady:
-        """Return the error that a person reads: what was seen, the application's own last error, the log's end."""
-        log = self._written_since(slug, generation)
-        cause = last_error(log)
+    async def _failure(self, slug: Slug, generation: int, message: str) -> NotReady:
+        """Return the error that a person reads: what was seen, the application's own last error, the log's end.
+
+        The error may be written after the answer that it led to: granian does so.
+        """
+        for _ in range(LATE_STEPS):
+            log = self._written_since(slug, generation)
+            if cause := last_error(log):
+                break
+            await asyncio.sleep(LATE_STEP_SECONDS)
         return NotReady(
             f"generation {generation}: {message}{f' ({cause})' if cause else ''}", log[-LOG_TAIL_CHARACTERS:]
         )
