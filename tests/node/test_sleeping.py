@@ -285,8 +285,8 @@ def test_who_waits_is_answered_although_the_emperor_ends_meanwhile(serving: Node
 
 
 def test_what_a_site_left_behind_keeps_no_visitor_waiting(serving: Node) -> None:
-    leave = "import os, time\nif not os.fork():\n    os.setsid()\n"
-    leave += "    open(f\"{os.environ['TMPDIR']}/left.{os.getpid()}\", 'w')\n    time.sleep(60)\n    os._exit(0)\n"
+    leave = "import os, time\nleft = os.fork()\nif not left:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)\n"
+    leave += "open(f\"{os.environ['TMPDIR']}/left.{left}\", 'w')\n"
     serving.release("demo-2", application=f"{leave}{APPLICATION}")
     serving.reported("blog", on_demand(serving, "blog", 1, release_changes={"name": "demo-2"}))
     serving.page("blog.localhost")
@@ -295,7 +295,9 @@ def test_what_a_site_left_behind_keeps_no_visitor_waiting(serving: Node) -> None
     began = time.monotonic()
     serving.page("blog.localhost")
     assert time.monotonic() - began < 8
-    for left in (serving.home / "data" / "blog" / "tmp").glob("left.*"):
+    found = list((serving.home / "data" / "blog" / "tmp").glob("left.*"))
+    assert found
+    for left in found:
         os.kill(int(left.suffix[1:]), signal.SIGKILL)
 
 
