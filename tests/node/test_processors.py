@@ -85,3 +85,14 @@ def test_while_one_is_not_counted_nobody_is_known_to_take_anything(
     for _ in range(2):
         assert groups.used() == {}
     assert not (machine.counted / "broken.1").exists()
+
+
+@pytest.mark.timeout(10)
+def test_a_site_that_starts_processes_without_end_does_not_hold_the_agent_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, monkeypatch, apart=True)
+    former = machine.group("former.1", counted=False).parent
+    (former / "cgroup.procs").symlink_to("/proc/sys/kernel/random/uuid")  # another one at each look
+    assert ProcessorGroups(machine.layout).used() == {}
+    assert (machine.counted / "former.1" / "cgroup.procs").exists()

@@ -7,6 +7,7 @@ slices, of 4 ms each, of whoever wants all of it. A share of a hundredth does no
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -46,7 +47,7 @@ class FairShare:
         self._wants: dict[str, float] = {}
         self._giving: frozenset[str] = frozenset()
         self._held_seconds = HELD_SECONDS
-        self._held_until = 0.0
+        self._held_until = -math.inf
 
     async def run(self) -> None:
         try:
@@ -90,7 +91,7 @@ class FairShare:
         """
         if not self._giving or others <= REST * self._processors:
             return
-        again = self._held_until and now - self._held_until < AGAIN_SECONDS
+        again = now - self._held_until < AGAIN_SECONDS
         self._held_seconds = min(self._held_seconds * 2, HELD_SECONDS_MAX) if again else HELD_SECONDS
         self._held_until = now + self._held_seconds
 

@@ -9,6 +9,7 @@ from tenantry.node.probes import entries
 from tenantry.node.vassal import find_groups
 
 _NANOSECONDS, _MICROSECONDS = 1e9, 1e6
+COUNTED_PASSES = 3  # they start others meanwhile, which one that forks without end does for ever
 
 
 class ProcessorGroups:
@@ -57,17 +58,16 @@ class ProcessorGroups:
 
     def _count(self, name: str) -> None:
         """Count the time of a generation's processes from now on, and of all that they start."""
-        group, moved = self._counted / name, set[str]()
+        counted = self._counted / name
         try:
-            group.mkdir(exist_ok=True)
-            while found := set((self._shared / name / "cgroup.procs").read_text().split()) - moved:
-                for pid in found:  # and once more: they start others meanwhile
+            counted.mkdir(exist_ok=True)
+            for _ in range(COUNTED_PASSES):
+                for pid in (self._shared / name / "cgroup.procs").read_text().split():
                     with contextlib.suppress(ProcessLookupError):
-                        (group / "cgroup.procs").write_text(pid)
-                moved |= found
+                        (counted / "cgroup.procs").write_text(pid)
         except OSError:  # it is gone, or may not be moved here
             with contextlib.suppress(OSError):  # as long as a process is in it, it stays
-                group.rmdir()
+                counted.rmdir()
 
 
 def _generations(group: Path) -> set[str]:
